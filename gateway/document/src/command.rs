@@ -1,0 +1,108 @@
+//! What an open document asks its pod to do.
+
+use std::sync::Arc;
+
+use ot::Delta;
+
+use crate::types::*;
+
+/// One thing to do. Commands are carried out in order; none of them blocks the next input.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Command {
+    /// An event for some connections: encoded once, shared by all.
+    Send { to: Vec<ConnectionId>, event: Event },
+    /// The acknowledgement of an event; `Err` without a callback becomes an `error` event.
+    Answer { to: ConnectionId, reply: Option<ReplyId>, answer: Result<Answer, Refusal> },
+    /// Ask the store for this user's role, these clients' rows and the log after `after`; comes back as
+    /// [`crate::Input::LookedUp`].
+    Lookup { connection: ConnectionId, user_id: Arc<str>, clients: Vec<Arc<str>>, after: Point },
+    /// One call of the commit script. The next one follows only after [`crate::Input::Committed`].
+    Commit(Batch),
+    /// Read the log after this point; comes back as [`crate::Input::Learned`].
+    Fetch { after: Point },
+    /// Store a snapshot and trim the log below it.
+    Save(Arc<Snapshot>),
+    /// Tell the other pods.
+    Publish(crate::Peer),
+    /// Write (or, at zero connections, remove) this pod's presence row of the user.
+    WritePresence(Member),
+    /// Stop or go on reading this connection's socket.
+    PauseReading { connection: ConnectionId, pause: bool },
+    /// The pod's copy cannot go on (far behind, or forked): drop it and open the document anew. All connections have
+    /// been sent `rejoin`.
+    Reopen,
+}
+
+/// What one script call commits: at most one entry of each identity, all based at or below `head`, none on another.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Batch {
+    /// The pod's head, which must be a point of the log.
+    pub head: Point,
+    pub entries: Vec<Entry>,
+}
+
+/// What an acknowledgement carries.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Answer {
+    /// `{version}`: joined, or saved.
+    Version(Version),
+    /// `{}`
+    Empty,
+}
+
+/// The server-to-client events of one document; `documentId` is added by the encoder.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Event {
+    DocumentJoined(Box<Joined>),
+    Rejoin,
+    /// Somebody else's edit.
+    Edit(Arc<Canonical>),
+    /// The receiver's own edit, at its place among the others. `seq` is null for an edit without one.
+    EditCommitted { at: Point, client_id: Arc<str>, seq: Option<u64> },
+    UserJoined(User),
+    UserLeft { user_id: Arc<str> },
+    Presence { active_count: usize },
+    CursorUpdate { user_id: Arc<str>, client_id: Arc<str>, version: Version, position: Option<Position> },
+    TypingUpdate { user_id: Arc<str>, is_typing: bool },
+    Error(Refusal),
+}
+
+/// `document-joined`.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Joined {
+    pub at: Point,
+    pub session: Arc<str>,
+    pub role: Role,
+    pub client_id: Arc<str>,
+    pub last_seq: u64,
+    pub active_users: Vec<ActiveUser>,
+    pub active_count: usize,
+    pub content: JoinedContent,
+}
+
+/// How the client gets to `at`.
+#[derive(Debug, Clone, PartialEq)]
+pub enum JoinedContent {
+    /// Plain text, an embed is U+FFFC.
+    Text(String),
+    /// The document as inserts.
+    Ops(Delta),
+    /// Every entry after the client's version.
+    Edits(Vec<Arc<Canonical>>),
+}
+
+/// Somebody else who is in the document.
+#[derive(Debug, Clone, PartialEq)]
+pub struct ActiveUser {
+    pub user: User,
+    pub is_typing: bool,
+    pub cursors: Vec<ActiveCursor>,
+}
+
+/// A cursor of an [`ActiveUser`].
+#[derive(Debug, Clone, PartialEq)]
+pub struct ActiveCursor {
+    pub client_id: Arc<str>,
+    pub version: Version,
+    pub position: Position,
+}

@@ -1,0 +1,12 @@
+//! The state machine of one open document on one pod.
+//!
+//! In: [`Input`]s with the present time in milliseconds. Out: [`Command`]s for the pod to carry out. No I/O, no clock,
+//! no randomness, no task: the same inputs give the same commands, which is what `tests/sim` relies on.
+
+mod command;
+mod input;
+mod types;
+
+pub use command::*;
+pub use input::*;
+pub use types::*;

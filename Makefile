@@ -19,7 +19,7 @@ help: ## List the targets
 
 .PHONY: demo
 demo: setup images ## Bring up Kubernetes, install the operator, open two editors on two pods
-	@bash tests/e2e/demo.sh
+	@cargo run -q -p e2e --bin demo
 
 .PHONY: test
 test: setup test-tidy test-unit test-js test-e2e ## Run every test

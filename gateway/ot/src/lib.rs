@@ -1,28 +1,49 @@
 //! Quill Delta: the algebra of edits.
 //!
 //! In: operations in UTF-16 code units. Out: new operations, new documents, or [`Invalid`]. No I/O, no clock, no
-//! randomness. Semantics equal npm `quill-delta` 5, ties included: `x.transform(&e, Side::Left)` etc. see [`Delta::transform`].
+//! randomness. Semantics equal npm `quill-delta` 5, ties and attributes with `null` included; the differences are that
+//! nothing here ever splits a surrogate pair (a Rust string cannot hold half of one) and that edits are refused where
+//! they reach past the end of a document.
+//!
+//! The rule of this project for two edits at one place is **the later committed one stands first**: an edit `e` that
+//! has yet to be committed is carried over a committed `x` with `x.transform(&e, Side::Other)`, and [`cross`] does both
+//! directions at once. Histories are carried entry by entry: transforming against a *composed* history diverges.
 
-use serde_json::{Map, Value};
+mod attributes;
+mod compose;
+mod delta;
+mod invert;
+mod iter;
+mod normal;
+mod rope;
+mod transform;
 
-/// Formatting of an insert or a retain; ordered by key so that runs repeat. `null` removes an attribute.
-pub type Attributes = Map<String, Value>;
+pub use attributes::Attributes;
+pub use delta::{Delta, Op};
+pub use normal::{Invalid, MAX_ATTRIBUTE_BYTES, MAX_ATTRIBUTE_DEPTH, MAX_COMPONENTS, MAX_LENGTH};
+pub use rope::Rope;
+pub use transform::{Bias, Side, cross};
 
-/// One component of a [`Delta`]. Lengths are UTF-16 code units and never zero.
-#[derive(Debug, Clone, PartialEq)]
-pub enum Op {
-    /// Text, never empty.
-    Insert { text: String, attributes: Option<Box<Attributes>> },
-    /// An embed of length 1.
-    Embed { value: Value, attributes: Option<Box<Attributes>> },
-    /// Keep `length` units, changing their attributes where given.
-    Retain { length: usize, attributes: Option<Box<Attributes>> },
-    /// Remove `length` units.
-    Delete { length: usize },
+/// What an embed counts as in plain text: U+FFFC, one UTF-16 unit, as long as the embed itself.
+pub const EMBED_CHARACTER: char = '\u{FFFC}';
+
+/// The length of a text in UTF-16 code units.
+pub fn utf16_length(text: &str) -> usize {
+    // The common case, and far quicker than decoding.
+    if text.is_ascii() { text.len() } else { text.chars().map(char::len_utf16).sum() }
 }
 
-/// A change, or (inserts only) a document, in the normal form that `Delta.push` makes.
-#[derive(Debug, Clone, PartialEq, Default)]
-pub struct Delta {
-    ops: Vec<Op>,
+/// The byte index of UTF-16 position `units` of `text`; none past the end or inside a surrogate pair.
+pub(crate) fn byte_index(text: &str, units: usize) -> Option<usize> {
+    if text.is_ascii() {
+        return (units <= text.len()).then_some(units);
+    }
+    let mut left = units;
+    for (byte, character) in text.char_indices() {
+        if left == 0 {
+            return Some(byte);
+        }
+        left = left.checked_sub(character.len_utf16())?;
+    }
+    (left == 0).then_some(text.len())
 }

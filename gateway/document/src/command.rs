@@ -38,6 +38,9 @@ pub enum Command {
 pub struct Batch {
     /// The pod's head, which must be a point of the log.
     pub head: Point,
+    /// The lower end of this pod's window: from now on the store refuses entries whose base is below it (`behind`), as
+    /// it refuses those more than 512 below the newest version. It never goes back.
+    pub floor: Version,
     pub entries: Vec<Entry>,
 }
 
@@ -58,12 +61,28 @@ pub enum Event {
     /// Somebody else's edit.
     Edit(Arc<Canonical>),
     /// The receiver's own edit, at its place among the others. `seq` is null for an edit without one.
-    EditCommitted { at: Point, client_id: Arc<str>, seq: Option<u64> },
+    EditCommitted {
+        at: Point,
+        client_id: Arc<str>,
+        seq: Option<u64>,
+    },
     UserJoined(User),
-    UserLeft { user_id: Arc<str> },
-    Presence { active_count: usize },
-    CursorUpdate { user_id: Arc<str>, client_id: Arc<str>, version: Version, position: Option<Position> },
-    TypingUpdate { user_id: Arc<str>, is_typing: bool },
+    UserLeft {
+        user_id: Arc<str>,
+    },
+    Presence {
+        active_count: usize,
+    },
+    CursorUpdate {
+        user_id: Arc<str>,
+        client_id: Arc<str>,
+        version: Version,
+        position: Option<Position>,
+    },
+    TypingUpdate {
+        user_id: Arc<str>,
+        is_typing: bool,
+    },
     Error(Refusal),
 }
 

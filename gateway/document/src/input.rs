@@ -13,12 +13,28 @@ pub enum Input {
     Join(Join),
     /// The answer to a `Lookup`: what the store says of the user and the client, and what the log has beyond the
     /// pod's head.
-    LookedUp { connection: ConnectionId, result: Result<Lookup, Refusal> },
+    LookedUp {
+        connection: ConnectionId,
+        result: Result<Lookup, Refusal>,
+    },
     /// `leave-document`, a clean disconnect, or a lost transport.
-    Leave { connection: ConnectionId, how: Leaving, reply: Option<ReplyId> },
+    Leave {
+        connection: ConnectionId,
+        how: Leaving,
+        reply: Option<ReplyId>,
+    },
     Edit(Edit),
-    Cursor { connection: ConnectionId, version: Option<Version>, position: Option<Position>, reply: Option<ReplyId> },
-    Typing { connection: ConnectionId, is_typing: bool, reply: Option<ReplyId> },
+    Cursor {
+        connection: ConnectionId,
+        version: Option<Version>,
+        position: Option<Position>,
+        reply: Option<ReplyId>,
+    },
+    Typing {
+        connection: ConnectionId,
+        is_typing: bool,
+        reply: Option<ReplyId>,
+    },
     /// Entries from a publish or a fetch: in order, possibly known already, possibly beyond a gap.
     Learned(Vec<Logged>),
     /// A publish that carried only a version.
@@ -31,7 +47,10 @@ pub enum Input {
     /// A message of another pod about this document.
     Peer(Peer),
     /// All rows of the presence hash and the pods whose lease lives; sent after open and whenever either changed.
-    Presence { members: Vec<Member>, live: BTreeSet<Arc<str>> },
+    Presence {
+        members: Vec<Member>,
+        live: BTreeSet<Arc<str>>,
+    },
     /// A snapshot up to this version is stored.
     Saved(Version),
     /// Time has passed; due at [`crate::Document::deadline_ms`].

@@ -3,10 +3,16 @@
 //! In: [`Input`]s with the present time in milliseconds. Out: [`Command`]s for the pod to carry out. No I/O, no clock,
 //! no randomness, no task: the same inputs give the same commands, which is what `tests/sim` relies on.
 
+mod color;
 mod command;
+mod document;
 mod input;
+mod settings;
 mod types;
 
+pub use color::color;
 pub use command::*;
+pub use document::Document;
 pub use input::*;
+pub use settings::{Mutation, OpenError, Settings};
 pub use types::*;

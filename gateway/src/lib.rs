@@ -1,1 +1,9 @@
-//! (being written)
+//! The WebSocket gateway: sockets, sign-in, open documents, store and bus.
+//!
+//! `main.rs` is configure → bind → serve → drain; everything it uses is here. The rules of editing are not: they live in
+//! the `document` crate, which this process drives.
+
+pub mod auth;
+pub mod config;
+pub mod live;
+pub mod metrics;

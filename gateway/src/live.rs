@@ -1,0 +1,154 @@
+//! The settings that change while the process runs: limits, rates, the log level.
+//!
+//! In: the YAML file of `--config`, looked at every few seconds (a mounted ConfigMap changes by itself). Out: a
+//! [`tokio::sync::watch`] of [`Live`]. A file that became wrong is reported once and changes nothing.
+
+use std::{path::Path, path::PathBuf, time::Duration};
+
+use serde::Deserialize;
+use tokio::sync::watch;
+
+/// A mounted ConfigMap lags by up to a minute anyway.
+const LOOK_INTERVAL: Duration = Duration::from_secs(2);
+
+/// What the process follows now.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Live {
+    /// Connections that this pod admits.
+    pub max_connections: usize,
+    /// New connections a second that this pod admits.
+    pub accept_rate: u32,
+    /// Connections a second that a drain closes.
+    pub drain_rate: u32,
+    /// What is logged.
+    pub log_level: LogLevel,
+}
+
+/// The levels of the resource's `logLevel`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, clap::ValueEnum)]
+#[serde(rename_all = "lowercase")]
+#[allow(missing_docs, reason = "the names say it")]
+pub enum LogLevel {
+    Error,
+    Warn,
+    Info,
+    Debug,
+    Trace,
+}
+
+impl LogLevel {
+    /// As `tracing_subscriber` filters write it.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Error => "error",
+            Self::Warn => "warn",
+            Self::Info => "info",
+            Self::Debug => "debug",
+            Self::Trace => "trace",
+        }
+    }
+}
+
+/// What a file or the command line says; the rest has defaults.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+#[allow(missing_docs, reason = "the same as in Live")]
+pub struct Partial {
+    pub max_connections: Option<usize>,
+    pub accept_rate: Option<u32>,
+    pub drain_rate: Option<u32>,
+    pub log_level: Option<LogLevel>,
+}
+
+impl Partial {
+    /// What `self` does not say is taken from `other`.
+    pub fn or(self, other: Self) -> Self {
+        Self {
+            max_connections: self.max_connections.or(other.max_connections),
+            accept_rate: self.accept_rate.or(other.accept_rate),
+            drain_rate: self.drain_rate.or(other.drain_rate),
+            log_level: self.log_level.or(other.log_level),
+        }
+    }
+}
+
+impl From<Partial> for Live {
+    fn from(partial: Partial) -> Self {
+        Self {
+            max_connections: partial.max_connections.unwrap_or(15_000),
+            accept_rate: partial.accept_rate.unwrap_or(500),
+            drain_rate: partial.drain_rate.unwrap_or(200).max(1),
+            log_level: partial.log_level.unwrap_or(LogLevel::Info),
+        }
+    }
+}
+
+/// Reads a file of settings.
+///
+/// # Errors
+/// With one line that says what is wrong with it.
+pub fn read(path: &Path) -> Result<Partial, String> {
+    let text = std::fs::read_to_string(path).map_err(|error| format!("{} cannot be read: {error}", path.display()))?;
+    if text.trim().is_empty() {
+        return Ok(Partial::default());
+    }
+    serde_yaml::from_str(&text).map_err(|error| format!("{}: {error}", path.display()))
+}
+
+/// Follows the file until nobody watches any more. What it does not name stays as it was at the start.
+pub async fn follow(path: PathBuf, settings: watch::Sender<Live>) {
+    let mut complaint = String::new();
+    while !settings.is_closed() {
+        tokio::time::sleep(LOOK_INTERVAL).await;
+        match read(&path) {
+            Ok(partial) => {
+                complaint.clear();
+                settings.send_if_modified(|live| apply(live, &partial));
+            }
+            Err(error) if error != complaint => {
+                tracing::warn!(%error, "the settings file is wrong: the last good settings stay");
+                complaint = error;
+            }
+            Err(_) => {}
+        }
+    }
+}
+
+fn apply(live: &mut Live, partial: &Partial) -> bool {
+    let next = Live {
+        max_connections: partial.max_connections.unwrap_or(live.max_connections),
+        accept_rate: partial.accept_rate.unwrap_or(live.accept_rate),
+        drain_rate: partial.drain_rate.unwrap_or(live.drain_rate).max(1),
+        log_level: partial.log_level.unwrap_or(live.log_level),
+    };
+    let changed = next != *live;
+    if changed {
+        tracing::info!(?next, "settings changed");
+        *live = next;
+    }
+    changed
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Live, LogLevel, Partial, apply, read};
+
+    #[test]
+    fn a_file_changes_only_what_it_names() {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let path = folder.path().join("gateway.yaml");
+        std::fs::write(&path, "max-connections: 7\nlog-level: debug\n").expect("written");
+        let mut live = Live::from(Partial::default());
+        assert!(apply(&mut live, &read(&path).expect("reads")));
+        assert_eq!((live.max_connections, live.log_level, live.accept_rate), (7, LogLevel::Debug, 500));
+        assert!(!apply(&mut live, &read(&path).expect("reads")), "nothing new, no change");
+    }
+
+    #[test]
+    fn an_unknown_key_is_named() {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let path = folder.path().join("gateway.yaml");
+        std::fs::write(&path, "max-conections: 7\n").expect("written");
+        assert!(read(&path).expect_err("refused").contains("max-conections"));
+    }
+}

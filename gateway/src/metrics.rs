@@ -1,0 +1,124 @@
+//! The metrics of CONTRACT section 3, in Prometheus' text form. Labels are bounded: each has a fixed set of values.
+
+use std::sync::Arc;
+
+use prometheus_client::{
+    encoding::{EncodeLabelSet, text::encode},
+    metrics::{counter::Counter, family::Family, gauge::Gauge, histogram::Histogram},
+    registry::Registry,
+};
+
+/// From half a millisecond to ten seconds.
+const SECONDS_BUCKETS: [f64; 14] = [0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0];
+
+/// Why a connection was refused: a code of [`crate::auth::Denial`], `max_connections`, `accept_rate`, `draining`, …
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct Refused {
+    /// From a fixed set in the code.
+    pub reason: &'static str,
+}
+
+/// Counters that all parts of the process share. Cloning is cheap.
+#[derive(Clone)]
+pub struct Metrics {
+    registry: Arc<Registry>,
+    /// Connections that are open now.
+    pub connections: Gauge,
+    /// Connections whose CONNECT was accepted.
+    pub connections_accepted: Counter,
+    /// Connections refused, by reason.
+    pub connections_refused: Family<Refused, Counter>,
+    /// Documents that are open on this pod.
+    pub documents: Gauge,
+    /// Edits of this pod's clients that entered the log.
+    pub edits_committed: Counter,
+    /// From an edit's arrival to the store's answer.
+    pub edit_commit_seconds: Histogram,
+    /// Edits written to sockets.
+    pub deliveries: Counter,
+    /// From the commit on any pod to the socket write here.
+    pub edit_delivery_seconds: Histogram,
+    /// Connections closed because they did not read.
+    pub slow_consumers: Counter,
+    /// Copies of a document that were found to differ.
+    pub divergence: Counter,
+    /// 1 while this pod drains.
+    pub draining: Gauge,
+}
+
+impl Default for Metrics {
+    fn default() -> Self {
+        let mut registry = Registry::with_prefix("collab_gateway");
+        let histogram = || Histogram::new(SECONDS_BUCKETS);
+        let mut metrics = Self {
+            registry: Arc::default(),
+            connections: Gauge::default(),
+            connections_accepted: Counter::default(),
+            connections_refused: Family::default(),
+            documents: Gauge::default(),
+            edits_committed: Counter::default(),
+            edit_commit_seconds: histogram(),
+            deliveries: Counter::default(),
+            edit_delivery_seconds: histogram(),
+            slow_consumers: Counter::default(),
+            divergence: Counter::default(),
+            draining: Gauge::default(),
+        };
+        let m = &metrics;
+        registry.register("connections", "Connections that are open now", m.connections.clone());
+        registry.register("connections_accepted", "Connections signed in", m.connections_accepted.clone());
+        registry.register("connections_refused", "Connections refused, by reason", m.connections_refused.clone());
+        registry.register("documents", "Documents open on this pod", m.documents.clone());
+        registry.register("edits_committed", "Edits that entered the log", m.edits_committed.clone());
+        registry.register("edit_commit_seconds", "An edit's arrival to its commit", m.edit_commit_seconds.clone());
+        registry.register("deliveries", "Edits written to sockets", m.deliveries.clone());
+        registry.register("edit_delivery_seconds", "Commit to socket write", m.edit_delivery_seconds.clone());
+        registry.register("slow_consumers", "Connections closed for not reading", m.slow_consumers.clone());
+        registry.register("divergence", "Copies found to differ", m.divergence.clone());
+        registry.register("draining", "1 while this pod drains", m.draining.clone());
+        metrics.registry = Arc::new(registry);
+        metrics
+    }
+}
+
+impl Metrics {
+    /// Counts a refusal.
+    pub fn refuse(&self, reason: &'static str) {
+        self.connections_refused.get_or_create(&Refused { reason }).inc();
+    }
+
+    /// The text that Prometheus scrapes.
+    pub fn text(&self) -> String {
+        let mut text = String::new();
+        // Writing into a String cannot fail.
+        let _ = encode(&mut text, &self.registry);
+        text
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::Metrics;
+
+    #[test]
+    fn names_are_those_of_the_contract() {
+        let metrics = Metrics::default();
+        metrics.refuse("TOKEN_EXPIRED");
+        let text = metrics.text();
+        for name in [
+            "collab_gateway_connections 0",
+            "collab_gateway_connections_accepted_total 0",
+            "collab_gateway_connections_refused_total{reason=\"TOKEN_EXPIRED\"} 1",
+            "collab_gateway_documents 0",
+            "collab_gateway_edits_committed_total 0",
+            "collab_gateway_edit_commit_seconds_count 0",
+            "collab_gateway_deliveries_total 0",
+            "collab_gateway_edit_delivery_seconds_count 0",
+            "collab_gateway_slow_consumers_total 0",
+            "collab_gateway_divergence_total 0",
+            "collab_gateway_draining 0",
+        ] {
+            assert!(text.contains(name), "{name} is missing in\n{text}");
+        }
+    }
+}

@@ -3,7 +3,15 @@
 //! `main.rs` is configure → bind → serve → drain; everything it uses is here. The rules of editing are not: they live in
 //! the `document` crate, which this process drives.
 
+pub mod admin;
 pub mod auth;
 pub mod config;
+pub mod connection;
+pub mod demo;
+pub mod directory;
+pub mod drain;
 pub mod live;
 pub mod metrics;
+pub mod outbox;
+pub mod registry;
+pub mod server;

@@ -1,0 +1,202 @@
+//! What pods tell each other beside log entries, and the rows of the presence hash.
+//!
+//! In: values of the document's state machine, or text from pub/sub or the store. Out: the other. Messages are JSON
+//! arrays that begin with the name of their kind: `["member",…]`, `["cursor",…]`, `["typing",…]`; a kind that is not
+//! known is an error that the receiver ignores, so that newer pods may say more.
+
+use std::{borrow::Cow, sync::Arc};
+
+use document::{Member, Peer, User};
+use serde::{Deserialize, Serialize};
+use serde_json::value::RawValue;
+
+use crate::{
+    entry::{Unreadable, damaged},
+    incoming,
+    outgoing::{PositionJson, json},
+};
+
+/// A message about a document's people.
+pub fn encode_peer(peer: &Peer) -> String {
+    match peer {
+        Peer::Member(member) => json(&("member", &*member.pod, &*member.user.id, row(member))),
+        Peer::Cursor { user_id, client_id, version, position } => {
+            json(&("cursor", &**user_id, &**client_id, version, position.as_ref().map(PositionJson)))
+        }
+        Peer::Typing { user_id, is_typing } => json(&("typing", &**user_id, is_typing)),
+    }
+}
+
+/// The message of this text.
+///
+/// # Errors
+/// When it is of a kind that this version does not know, or damaged.
+pub fn decode_peer(text: &str) -> Result<Peer, Unreadable> {
+    let parts: Vec<&RawValue> = serde_json::from_str(text).map_err(damaged)?;
+    let kind: Cow<'_, str> =
+        parts.first().map_or(Ok(Cow::Borrowed("")), |raw| serde_json::from_str(raw.get())).map_err(damaged)?;
+    match (kind.as_ref(), text) {
+        ("member", text) => {
+            let (_, pod, user_id, row): (Skip, Cow<'_, str>, Cow<'_, str>, Row<'_>) =
+                serde_json::from_str(text).map_err(damaged)?;
+            Ok(Peer::Member(member(&pod, &user_id, &row)))
+        }
+        ("cursor", text) => {
+            let (_, user_id, client_id, version, position): (Skip, Cow<'_, str>, Cow<'_, str>, u64, &RawValue) =
+                serde_json::from_str(text).map_err(damaged)?;
+            let position = incoming::position(position.get()).map_err(Unreadable::Damaged)?;
+            Ok(Peer::Cursor { user_id: arc(&user_id), client_id: arc(&client_id), version, position })
+        }
+        ("typing", text) => {
+            let (_, user_id, is_typing): (Skip, Cow<'_, str>, bool) = serde_json::from_str(text).map_err(damaged)?;
+            Ok(Peer::Typing { user_id: arc(&user_id), is_typing })
+        }
+        (kind, _) => Err(Unreadable::Damaged(format!("a message of an unknown kind {kind:?}"))),
+    }
+}
+
+/// A presence row: its field `<pod>/<userId>` and its value.
+pub fn encode_member(member: &Member) -> (String, String) {
+    (format!("{}/{}", member.pod, member.user.id), json(&row(member)))
+}
+
+/// The member of a presence row.
+///
+/// # Errors
+/// When the row is not one.
+pub fn decode_member(field: &str, value: &str) -> Result<Member, Unreadable> {
+    // A pod's name has no slash; a user's id may have one.
+    let (pod, user_id) =
+        field.split_once('/').ok_or_else(|| Unreadable::Damaged("a presence field without a slash".to_owned()))?;
+    let row: Row<'_> = serde_json::from_str(value).map_err(damaged)?;
+    Ok(member(pod, user_id, &row))
+}
+
+/// What a pod says after CONNECT: this pair is here now, close it elsewhere.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Claim {
+    pub user_id: Arc<str>,
+    pub client_id: Arc<str>,
+    /// The pod's incarnation.
+    pub pod: Arc<str>,
+    /// The connection's number on that pod.
+    pub connection: u64,
+}
+
+/// The message on `collab:client`.
+pub fn encode_claim(claim: &Claim) -> String {
+    json(&ClaimJson {
+        user_id: Cow::Borrowed(&claim.user_id),
+        client_id: Cow::Borrowed(&claim.client_id),
+        pod: Cow::Borrowed(&claim.pod),
+        connection: claim.connection,
+    })
+}
+
+/// The claim of this text.
+///
+/// # Errors
+/// When it is not one.
+pub fn decode_claim(text: &str) -> Result<Claim, Unreadable> {
+    let claim: ClaimJson<'_> = serde_json::from_str(text).map_err(damaged)?;
+    Ok(Claim {
+        user_id: arc(&claim.user_id),
+        client_id: arc(&claim.client_id),
+        pod: arc(&claim.pod),
+        connection: claim.connection,
+    })
+}
+
+#[derive(Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct ClaimJson<'a> {
+    #[serde(borrow)]
+    user_id: Cow<'a, str>,
+    #[serde(borrow)]
+    client_id: Cow<'a, str>,
+    #[serde(borrow)]
+    pod: Cow<'a, str>,
+    connection: u64,
+}
+
+/// The value of a presence row.
+#[derive(Serialize, Deserialize)]
+struct Row<'a> {
+    connections: u32,
+    since: u64,
+    #[serde(borrow)]
+    name: Cow<'a, str>,
+    #[serde(borrow, default, skip_serializing_if = "Option::is_none")]
+    avatar: Option<Cow<'a, str>>,
+}
+
+/// The first part of a message, read already.
+type Skip = serde::de::IgnoredAny;
+
+fn row(member: &Member) -> Row<'_> {
+    Row {
+        connections: member.connections,
+        since: member.since_ms,
+        name: Cow::Borrowed(&member.user.name),
+        avatar: member.user.avatar.as_deref().map(Cow::Borrowed),
+    }
+}
+
+fn member(pod: &str, user_id: &str, row: &Row<'_>) -> Member {
+    let user = User { id: arc(user_id), name: arc(&row.name), avatar: row.avatar.as_deref().map(Arc::from) };
+    Member { pod: arc(pod), user, connections: row.connections, since_ms: row.since }
+}
+
+fn arc(text: &str) -> Arc<str> {
+    Arc::from(text)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use document::Position;
+
+    fn somebody() -> Member {
+        let user = User { id: "a/b \"c\"".into(), name: "Zoë".into(), avatar: Some("https://x/y.png".into()) };
+        Member { pod: "k3f9".into(), user, connections: 2, since_ms: 1_700_000_000_000 }
+    }
+
+    #[test]
+    fn presence_rows_are_these() {
+        let (field, value) = encode_member(&somebody());
+        assert_eq!(field, "k3f9/a/b \"c\"");
+        assert_eq!(value, r#"{"connections":2,"since":1700000000000,"name":"Zoë","avatar":"https://x/y.png"}"#);
+        assert_eq!(decode_member(&field, &value), Ok(somebody()));
+        assert!(decode_member("noslash", &value).is_err());
+        assert!(decode_member(&field, "{}").is_err());
+    }
+
+    #[test]
+    fn peer_messages_are_these() {
+        let cursor = |position| Peer::Cursor { user_id: "u".into(), client_id: "c".into(), version: 4, position };
+        for (peer, golden) in [
+            (
+                Peer::Member(somebody()),
+                r#"["member","k3f9","a/b \"c\"",{"connections":2,"since":1700000000000,"name":"Zoë","avatar":"https://x/y.png"}]"#,
+            ),
+            (cursor(Some(Position::Range { index: 3, length: 0 })), r#"["cursor","u","c",4,{"index":3,"length":0}]"#),
+            (cursor(Some(Position::Other(r#"{"cell":[1,2]}"#.into()))), r#"["cursor","u","c",4,{"cell":[1,2]}]"#),
+            (cursor(None), r#"["cursor","u","c",4,null]"#),
+            (Peer::Typing { user_id: "u".into(), is_typing: true }, r#"["typing","u",true]"#),
+        ] {
+            assert_eq!(encode_peer(&peer), golden);
+            assert_eq!(decode_peer(golden), Ok(peer));
+        }
+        for text in ["", "[]", r#"["newer",1]"#, r#"["typing","u"]"#, "{}", "[1]"] {
+            assert!(decode_peer(text).is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn claims_are_these() {
+        let claim = Claim { user_id: "u".into(), client_id: "c".into(), pod: "p".into(), connection: 8 };
+        let golden = r#"{"userId":"u","clientId":"c","pod":"p","connection":8}"#;
+        assert_eq!(encode_claim(&claim), golden);
+        assert_eq!(decode_claim(golden), Ok(claim));
+    }
+}

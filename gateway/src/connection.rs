@@ -1,0 +1,1 @@
+//! One client: its socket, its sign-in and its events. (being written)

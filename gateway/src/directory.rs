@@ -1,0 +1,1 @@
+//! Who users are and what they may do. (being written)

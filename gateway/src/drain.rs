@@ -1,0 +1,1 @@
+//! Going away politely. (being written)

@@ -1,0 +1,277 @@
+//! What waits to be written to one connection.
+//!
+//! In: encoded frames from any task. Out: batches of frames for the task that owns the socket. Pushing never waits: a
+//! connection that cannot keep up is closed instead, so that nobody else ever waits for it.
+
+use std::{
+    collections::VecDeque,
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
+};
+
+use bytes::Bytes;
+use document::ConnectionId;
+use prometheus_client::metrics::counter::Counter;
+use tokio::sync::Notify;
+
+/// Bytes that may wait besides snapshots. What a slow phone needs for minutes of editing by others; one frame is always
+/// taken, whatever its size.
+pub const WAITING_BYTES_MAX: usize = 1024 * 1024;
+
+/// Bytes of snapshots that may wait: the connection asks for one at a time, but joins of several documents overlap.
+pub const SNAPSHOT_BYTES_MAX: usize = 32 * 1024 * 1024;
+
+/// Frames that one write takes: enough to fill a segment with small ones, few enough for the stack.
+pub const FRAMES_PER_WRITE: usize = 64;
+
+/// How a connection ends. The first reason stays.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Ending {
+    /// A WebSocket close frame with this code, after what waits. Stock clients reconnect by themselves.
+    Transport { code: u16, reason: &'static str },
+    /// Socket.IO's DISCONNECT, after what waits. Stock clients do not come back by themselves.
+    Disconnect,
+    /// At once: the peer does not read or is gone.
+    Drop,
+}
+
+/// A handle to one connection; clones mean the same connection.
+#[derive(Debug, Clone)]
+pub struct Outbox {
+    shared: Arc<Shared>,
+}
+
+#[derive(Debug)]
+struct Shared {
+    id: ConnectionId,
+    queue: Mutex<Queue>,
+    /// Wakes the owner to write or to end.
+    changed: Notify,
+    /// Wakes the owner to read again.
+    resumed: Notify,
+    paused: AtomicBool,
+    /// Counts connections that are closed because they do not read.
+    slow_consumers: Counter,
+}
+
+#[derive(Debug, Default)]
+struct Queue {
+    frames: VecDeque<Frame>,
+    bytes: usize,
+    snapshot_bytes: usize,
+    ending: Option<Ending>,
+}
+
+#[derive(Debug)]
+struct Frame {
+    bytes: Bytes,
+    is_snapshot: bool,
+}
+
+impl Outbox {
+    /// The outbox of a new connection; `slow_consumers` counts the ones that do not read.
+    pub fn new(id: ConnectionId, slow_consumers: Counter) -> Outbox {
+        let shared = Shared {
+            id,
+            queue: Mutex::default(),
+            changed: Notify::new(),
+            resumed: Notify::new(),
+            paused: AtomicBool::new(false),
+            slow_consumers,
+        };
+        Outbox { shared: Arc::new(shared) }
+    }
+
+    /// Which connection this is.
+    pub fn id(&self) -> ConnectionId {
+        self.shared.id
+    }
+
+    /// Puts one encoded WebSocket frame in line; frames of an ended connection are dropped.
+    pub fn push(&self, frame: Bytes) {
+        self.put(frame, false);
+    }
+
+    /// The same for the frame of a join with content, which counts against a limit of its own.
+    pub fn push_snapshot(&self, frame: Bytes) {
+        self.put(frame, true);
+    }
+
+    /// Puts a text message in line. To send one text to many, encode it once and use [`Outbox::push`].
+    pub fn push_text(&self, text: &str) {
+        self.push(websocket::text_frame(text));
+    }
+
+    /// Stops or goes on reading the connection's socket; what was read already is still handled.
+    pub fn pause_reading(&self, pause: bool) {
+        self.shared.paused.store(pause, Ordering::Release);
+        if !pause {
+            self.shared.resumed.notify_one();
+        }
+    }
+
+    /// Whether reading is stopped.
+    pub fn is_paused(&self) -> bool {
+        self.shared.paused.load(Ordering::Acquire)
+    }
+
+    /// Ends the connection. The first ending stays, but nothing outlives [`Ending::Drop`].
+    pub fn close(&self, ending: Ending) {
+        let mut queue = self.queue();
+        if queue.ending.is_none() || ending == Ending::Drop {
+            queue.ending = Some(ending);
+        }
+        drop(queue);
+        self.shared.changed.notify_one();
+    }
+
+    /// Whether its end was asked for.
+    pub fn is_closing(&self) -> bool {
+        self.queue().ending.is_some()
+    }
+
+    /// Whether a snapshot still waits: the next join is read only after it.
+    pub fn has_snapshot(&self) -> bool {
+        self.queue().snapshot_bytes > 0
+    }
+
+    /// Bytes that wait.
+    pub fn waiting_bytes(&self) -> usize {
+        let queue = self.queue();
+        queue.bytes + queue.snapshot_bytes
+    }
+
+    /// For the owner of the socket: waits until there may be something to write or an end.
+    pub async fn changed(&self) {
+        self.shared.changed.notified().await;
+    }
+
+    /// For the owner of the socket: waits until reading may go on.
+    pub async fn resumed(&self) {
+        while self.is_paused() {
+            self.shared.resumed.notified().await;
+        }
+    }
+
+    /// For the owner of the socket: moves the next frames to `batch`; answers the ending once nothing waits.
+    pub fn take(&self, batch: &mut Vec<Bytes>) -> Option<Ending> {
+        let mut queue = self.queue();
+        if queue.ending == Some(Ending::Drop) {
+            queue.frames.clear();
+            return queue.ending;
+        }
+        while batch.len() < FRAMES_PER_WRITE {
+            let Some(Frame { bytes, is_snapshot }) = queue.frames.pop_front() else { break };
+            let counter = if is_snapshot { &mut queue.snapshot_bytes } else { &mut queue.bytes };
+            *counter = counter.saturating_sub(bytes.len());
+            batch.push(bytes);
+        }
+        if queue.frames.is_empty() {
+            // An idle connection keeps no queue.
+            queue.frames = VecDeque::new();
+        }
+        if batch.is_empty() { queue.ending } else { None }
+    }
+
+    fn put(&self, bytes: Bytes, is_snapshot: bool) {
+        let mut queue = self.queue();
+        if queue.ending.is_some() {
+            return;
+        }
+        let (waiting, most) = if is_snapshot {
+            (&mut queue.snapshot_bytes, SNAPSHOT_BYTES_MAX)
+        } else {
+            (&mut queue.bytes, WAITING_BYTES_MAX)
+        };
+        if *waiting > 0 && *waiting + bytes.len() > most {
+            queue.ending = Some(Ending::Drop);
+            drop(queue);
+            self.shared.slow_consumers.inc();
+        } else {
+            *waiting += bytes.len();
+            queue.frames.push_back(Frame { bytes, is_snapshot });
+            drop(queue);
+        }
+        self.shared.changed.notify_one();
+    }
+
+    fn queue(&self) -> MutexGuard<'_, Queue> {
+        // Nothing can panic while the lock is held, so a poisoned queue is as good as any.
+        self.shared.queue.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn outbox() -> (Outbox, Counter) {
+        let slow = Counter::default();
+        (Outbox::new(ConnectionId(7), slow.clone()), slow)
+    }
+
+    fn frame(length: usize) -> Bytes {
+        Bytes::from(vec![b'x'; length])
+    }
+
+    #[test]
+    fn frames_come_out_in_order_and_the_end_after_them() {
+        let (outbox, _) = outbox();
+        for n in 0..FRAMES_PER_WRITE + 1 {
+            outbox.push(Bytes::from(n.to_string()));
+        }
+        outbox.close(Ending::Disconnect);
+        outbox.close(Ending::Transport { code: 1001, reason: "late" });
+        outbox.push(frame(1));
+        let mut batch = Vec::new();
+        assert_eq!(outbox.take(&mut batch), None);
+        assert_eq!((batch.len(), &batch[3][..]), (FRAMES_PER_WRITE, &b"3"[..]));
+        batch.clear();
+        assert_eq!(outbox.take(&mut batch), None);
+        assert_eq!(batch.len(), 1);
+        batch.clear();
+        assert_eq!(outbox.take(&mut batch), Some(Ending::Disconnect));
+        assert_eq!(outbox.waiting_bytes(), 0);
+    }
+
+    #[test]
+    fn one_frame_is_always_taken_and_a_reader_that_stops_is_dropped_and_counted() {
+        let (outbox, slow) = outbox();
+        outbox.push(frame(WAITING_BYTES_MAX + 1));
+        assert!(!outbox.is_closing());
+        outbox.push(frame(1));
+        outbox.push(frame(1));
+        assert_eq!(outbox.take(&mut Vec::new()), Some(Ending::Drop));
+        assert_eq!(slow.get(), 1);
+    }
+
+    #[test]
+    fn snapshots_have_a_limit_of_their_own() {
+        let (outbox, _) = outbox();
+        outbox.push_snapshot(frame(WAITING_BYTES_MAX * 4));
+        outbox.push(frame(WAITING_BYTES_MAX));
+        assert!(!outbox.is_closing() && outbox.has_snapshot());
+        outbox.take(&mut Vec::new());
+        assert!(!outbox.has_snapshot());
+        outbox.push_snapshot(frame(SNAPSHOT_BYTES_MAX));
+        outbox.push_snapshot(frame(1));
+        assert!(outbox.is_closing());
+    }
+
+    #[tokio::test]
+    async fn reading_waits_while_it_is_paused() {
+        let (outbox, _) = outbox();
+        outbox.resumed().await;
+        outbox.pause_reading(true);
+        let waiting = tokio::spawn({
+            let outbox = outbox.clone();
+            async move { outbox.resumed().await }
+        });
+        tokio::task::yield_now().await;
+        assert!(!waiting.is_finished());
+        outbox.pause_reading(false);
+        waiting.await.unwrap();
+    }
+}

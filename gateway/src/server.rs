@@ -1,0 +1,1 @@
+//! Takes connections: HTTP upgrade, admission, refusals. (being written)

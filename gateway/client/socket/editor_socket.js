@@ -78,6 +78,11 @@ export class EditorSocket {
     else socket?.close()
   }
 
+  /** Leaves this connection and takes a new one, which may end on another pod. */
+  reconnect() {
+    this.socket.disconnect().connect()
+  }
+
   close() {
     this.#stopTimers()
     this.socket.disconnect()
@@ -88,6 +93,7 @@ export class EditorSocket {
   edit(change) {
     this.document.local(change)
     this.#flush()
+    if (this.document.cursors.shown.size > 0) this.#tell('cursors', this.document.cursors.shown)
   }
 
   /** @param {{index: number, length: number} | null} position in what is shown */

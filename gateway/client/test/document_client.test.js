@@ -3,7 +3,7 @@
 import assert from 'node:assert/strict'
 import { test } from 'node:test'
 
-import { Delta, digestOf, DocumentClient, moveRange } from '../core/index.js'
+import { colorOf, Delta, digestOf, DocumentClient, moveRange } from '../core/index.js'
 
 function joined(fields = {}) {
   const base = { version: 0, hash: 'h0', session: 's1', lastSeq: 0, clientId: 'me', role: 'write', activeUsers: [] }
@@ -183,4 +183,9 @@ test('local edits are brought into the normal form', () => {
   const made = client()
   made.local([{ retain: 1 }, { delete: 1 }, { insert: 'x' }, { retain: 1 }])
   assert.deepEqual(made.takeSendable()[0].ops, [{ retain: 1 }, { insert: 'x' }, { delete: 1 }])
+})
+
+test('colours are those of the protocol', () => {
+  const known = { u1: '#98D8C8', alice: '#FF6B6B', 42: '#BB8FCE', '3f2504e0-4f89-11d3-9a0c-0305e82c3301': '#FFA07A', zoë: '#BB8FCE', 用户7: '#FF6B6B' }
+  for (const [user, color] of Object.entries(known)) assert.equal(colorOf(user), color, user)
 })

@@ -1,0 +1,121 @@
+-- Appends a batch of entries to a document's log: the sequencer. Runs after common.lua.
+--
+-- In:  KEYS  meta, log, clients, and outside Cluster mode fence, position
+--      ARGV  channel, head version, head hash, number of entries, then for each: identity, seq, "1" if a gateway
+--            numbers it, owner, base, entry
+-- Out: {forked, more, verdicts, tail}. Forked (1): the head is no point of this log, nothing was done. A verdict is a
+--      letter and a number: o = appended as, d = was there already as, g = a number is missing after, b = base below
+--      the window, f = the table of clients is full. Tail: what the log has after the head, the batch included.
+--      Or the error FENCED.
+
+-- The window: what entries may be based on. The last entry always belongs to it.
+local WINDOW_ENTRIES_MAX = 512
+local WINDOW_BYTES_MAX = 1048576
+-- A publish beyond this is only a version: every pod with the document gets it, most of them have a faster way.
+local PUBLISH_BYTES_MAX = 32768
+-- Rows of a document; about 100 bytes each.
+local CLIENTS_MAX = 20000
+local NUMBERED_MAX = 1000
+-- A numbered row is needed while a call's fate is unknown, not longer; checked only when there are too many.
+local NUMBERED_LIFE_S = 600
+-- Trimming keeps the last ten minutes; marks this far apart tell which version is that old.
+local MARK_EVERY_MS = 60000
+local KEEP_MS = 600000
+
+local meta_key, log_key, clients_key = KEYS[1], KEYS[2], KEYS[3]
+local channel, head, head_hash, count = ARGV[1], tonumber(ARGV[2]), ARGV[3], tonumber(ARGV[4])
+
+local now = now_ms()
+if fenced(KEYS[4], now) then return FENCED end
+local meta = meta_of(meta_key)
+if not meta or head > meta.v or hash_at(meta, log_key, head) ~= head_hash then return {1, 0, {}, {}} end
+
+local function make_room_among_numbered()
+  local step = redis.call('HSCAN', clients_key, meta.scan, 'MATCH', '~*', 'COUNT', NUMBERED_MAX)
+  meta.scan = step[1]
+  for i = 1, #step[2], 2 do
+    local at = tonumber(string.match(step[2][i + 1], '^%d+ %d+ (%d+) '))
+    if at < now / 1000 - NUMBERED_LIFE_S then
+      redis.call('HDEL', clients_key, step[2][i])
+      meta.numbered = meta.numbered - 1
+    end
+  end
+end
+
+local function has_room(numbered)
+  if numbered and meta.numbered >= NUMBERED_MAX then make_room_among_numbered() end
+  if numbered and meta.numbered >= NUMBERED_MAX then return false end
+  return redis.call('HLEN', clients_key) < CLIENTS_MAX
+end
+
+local function append(entry)
+  meta.v = meta.v + 1
+  meta.hash = string.sub(redis.sha1hex(meta.hash .. entry), 1, 11)
+  redis.call('XADD', log_key, int(meta.v) .. '-0', 'e', entry, 'h', meta.hash)
+  meta.bytes = meta.bytes + #entry
+  while meta.v - meta.floor > WINDOW_ENTRIES_MAX or (meta.bytes > WINDOW_BYTES_MAX and meta.v - meta.floor > 1) do
+    meta.floor = meta.floor + 1
+    local id = int(meta.floor) .. '-0'
+    meta.bytes = meta.bytes - #redis.call('XRANGE', log_key, id, id)[1][2][2]
+  end
+end
+
+local published, published_bytes, first = {}, 0, meta.v + 1
+
+local function commit(identity, seq, numbered, owner, base, entry)
+  local row = redis.call('HGET', clients_key, identity)
+  local last, version, row_owner = 0, 0, owner
+  if row then
+    last, version, row_owner = string.match(row, '^(%d+) (%d+) %d+ (.*)$')
+    last = tonumber(last)
+  end
+  -- Another user's client: the join that follows says so.
+  if row_owner ~= owner then return 'g' .. int(last) end
+  if seq <= last then return 'd' .. version end
+  if seq > last + 1 then return 'g' .. int(last) end
+  if base < meta.floor then return 'b0' end
+  if not row then
+    if not has_room(numbered) then return 'f0' end
+    if numbered then meta.numbered = meta.numbered + 1 end
+  end
+  append(entry)
+  redis.call('HSET', clients_key, identity, int(seq) .. ' ' .. int(meta.v) .. ' ' .. int(math.floor(now / 1000)) .. ' ' .. owner)
+  published[#published + 1] = #entry .. ' ' .. meta.hash .. '\n' .. entry
+  published_bytes = published_bytes + #entry
+  return 'o' .. int(meta.v)
+end
+
+local before = meta.v
+local verdicts = {}
+for i = 1, count do
+  local at = 4 + (i - 1) * 6
+  local numbered = ARGV[at + 3] == '1'
+  verdicts[i] = commit(ARGV[at + 1], tonumber(ARGV[at + 2]), numbered, ARGV[at + 4], tonumber(ARGV[at + 5]), ARGV[at + 6])
+end
+
+if meta.v > before then
+  local newest = tonumber(string.match(meta.marks, '(%d+):%d+$') or '0')
+  if now - newest >= MARK_EVERY_MS then
+    -- What was the head until now was it since the last commit.
+    local kept = {}
+    for mark, time in string.gmatch(meta.marks, '((%d+):%d+)') do
+      -- Of the marks that are old enough the newest is the one that counts.
+      if tonumber(time) <= now - KEEP_MS then kept = {} end
+      kept[#kept + 1] = mark
+    end
+    kept[#kept + 1] = int(meta.time) .. ':' .. int(before)
+    meta.marks = table.concat(kept, ',')
+  end
+  redis.call('HSET', meta_key, 'v', int(meta.v), 'hash', meta.hash, 'floor', int(meta.floor), 'bytes', int(meta.bytes),
+    'time', int(now), 'marks', meta.marks, 'numbered', int(meta.numbered), 'scan', meta.scan)
+  if KEYS[5] then redis.call('INCR', KEYS[5]) end
+  if published_bytes <= PUBLISH_BYTES_MAX then
+    redis.call('PUBLISH', channel, 'E' .. int(first) .. '\n' .. table.concat(published))
+  else
+    redis.call('PUBLISH', channel, 'V' .. int(meta.v))
+  end
+end
+
+local tail, more = tail_of(log_key, head)
+if not tail then return {1, 0, {}, {}} end
+return {0, more, verdicts, tail}

@@ -1,0 +1,241 @@
+//! Where documents are kept: one log per document, its snapshot, its clients' last numbers, presence, and what
+//! applications say of users.
+//!
+//! In: calls by document id, with entries and snapshots as opaque bytes (their formats are the `protocol` crate's).
+//! Out: points, verdicts and bytes, or a [`StoreError`]. Two implementations keep the same rules: [`MemoryStore`] for a
+//! gateway alone, [`RedisStore`] for many. Every method may be repeated after [`StoreError::Unavailable`]: identities
+//! make a commit exact-once, everything else is idempotent.
+
+mod link;
+mod memory;
+mod notice;
+mod redis;
+mod rules;
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use document::{Point, Role, Verdict, Version};
+
+pub use link::{Link, RedisSettings};
+pub(crate) use link::find_primary;
+pub use memory::MemoryStore;
+pub use notice::Notice;
+pub use redis::RedisStore;
+
+/// Entries of one commit call.
+pub const BATCH_ENTRIES_MAX: usize = 256;
+/// Bytes of the entries of one commit call; a single entry may be larger.
+pub const BATCH_BYTES_MAX: usize = 256 << 10;
+/// Entries that one call returns.
+pub const TAIL_ENTRIES_MAX: usize = 512;
+/// Bytes of the entries that one call returns; a single entry may be larger.
+pub const TAIL_BYTES_MAX: usize = 256 << 10;
+/// A snapshot is stored in pieces of this size, so that no value keeps the server from others for long.
+pub const CHUNK_BYTES: usize = 256 << 10;
+/// A presence hash lives this long after the last renewal.
+pub const PRESENCE_LIFE_S: u64 = 24 * 3600;
+
+/// Why a call has no answer, as far as decisions differ.
+#[derive(Debug, Clone, thiserror::Error)]
+pub enum StoreError {
+    /// Not reachable, still loading, full, or read-only: the call may or may not have been carried out; repeat it.
+    #[error("the store is unavailable: {0}")]
+    Unavailable(String),
+    /// The server may have been replaced as primary and does nothing; look for the primary and repeat.
+    #[error("the store is fenced off")]
+    Fenced,
+    /// What is stored makes no sense to this version. Repeating does not help.
+    #[error("stored data is damaged: {0}")]
+    Damaged(String),
+}
+
+impl StoreError {
+    /// Whether the same call may succeed later.
+    pub fn is_passing(&self) -> bool {
+        match self {
+            Self::Unavailable(_) | Self::Fenced => true,
+            Self::Damaged(_) => false,
+        }
+    }
+}
+
+/// One entry of a batch: what the store must know of it, and its bytes.
+#[derive(Debug, Clone)]
+pub struct NewEntry {
+    /// Whom it is counted against, and its number.
+    pub identity: document::Identity,
+    /// The user.
+    pub owner: Arc<str>,
+    /// The version it is based on.
+    pub base: Version,
+    /// As they will be read back.
+    pub bytes: Bytes,
+}
+
+/// An entry of the log.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct StoredEntry {
+    /// Its version, and the hash after it.
+    pub at: Point,
+    /// As they were committed.
+    pub bytes: Bytes,
+}
+
+/// A part of the log.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Tail {
+    /// In order, without gaps.
+    pub entries: Vec<StoredEntry>,
+    /// Whether the log has more.
+    pub more: bool,
+    /// The point asked for is not in the log: it is ahead, on another history, or trimmed away.
+    pub forked: bool,
+}
+
+/// The answer to a commit.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Committed {
+    /// One for each entry of the batch; none if the tail is `forked`.
+    pub verdicts: Vec<Verdict>,
+    /// The log after the batch's head, the batch included.
+    pub tail: Tail,
+}
+
+/// A stored document.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Opened {
+    /// The newest version.
+    pub head: Point,
+    /// Where the snapshot stands.
+    pub snapshot_at: Point,
+    /// `None`: the document is empty there.
+    pub snapshot: Option<Bytes>,
+    /// The log after the snapshot.
+    pub tail: Tail,
+}
+
+/// How a document begins that nobody has stored before.
+#[derive(Debug, Clone)]
+pub struct Creation {
+    /// Drawn at random: two documents never share a history.
+    pub root: Arc<str>,
+    /// `None`: empty.
+    pub snapshot: Option<Bytes>,
+}
+
+/// What became of a snapshot.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Saved {
+    /// It is the document's snapshot now.
+    Stored,
+    /// One as new or newer is there.
+    Stale,
+    /// Its point is not in the log.
+    Forked,
+}
+
+/// The answer to a lookup.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LookedUp {
+    /// In the order asked for, where they exist.
+    pub rows: Vec<document::ClientRow>,
+    /// The log after the point asked for.
+    pub tail: Tail,
+}
+
+/// One of the two stores; cheap to clone.
+#[derive(Debug, Clone)]
+pub enum Store {
+    /// In this process.
+    Memory(MemoryStore),
+    /// Shared.
+    Redis(RedisStore),
+}
+
+/// Calls the same method of whichever store it is.
+macro_rules! either {
+    ($self:ident, $store:ident => $call:expr) => {
+        match $self {
+            Store::Memory($store) => $call,
+            Store::Redis($store) => $call.await,
+        }
+    };
+}
+
+impl Store {
+    /// Reads a document, `None` if it was never stored.
+    pub async fn open(&self, document: &str) -> Result<Option<Opened>, StoreError> {
+        either!(self, store => store.open(document, None))
+    }
+
+    /// Creates the document unless somebody else was quicker, and reads it.
+    pub async fn create(&self, document: &str, creation: Creation) -> Result<Opened, StoreError> {
+        let opened = either!(self, store => store.open(document, Some(&creation)))?;
+        opened.ok_or_else(|| StoreError::Damaged("a document that was just created is not there".into()))
+    }
+
+    /// The plain text that an application left for a document that is not stored yet.
+    pub async fn seed(&self, document: &str) -> Result<Option<Bytes>, StoreError> {
+        let key = format!("doc:{document}:content");
+        either!(self, store => store.application_value(&key))
+    }
+
+    /// Appends what is new of a batch: at most [`BATCH_ENTRIES_MAX`] entries, one of each identity, all based at or
+    /// below `head`.
+    pub async fn commit(&self, document: &str, head: &Point, batch: &[NewEntry]) -> Result<Committed, StoreError> {
+        either!(self, store => store.commit(document, head, batch))
+    }
+
+    /// The log after a point.
+    pub async fn tail(&self, document: &str, after: &Point) -> Result<Tail, StoreError> {
+        Ok(self.lookup(document, &[], after).await?.tail)
+    }
+
+    /// Rows of clients, and the log after a point, in one call.
+    pub async fn lookup(&self, document: &str, clients: &[Arc<str>], after: &Point) -> Result<LookedUp, StoreError> {
+        either!(self, store => store.lookup(document, clients, after))
+    }
+
+    /// Stores a snapshot, unless a newer one is there, and lets go of what it replaces.
+    pub async fn save(&self, document: &str, at: &Point, snapshot: &Bytes) -> Result<Saved, StoreError> {
+        either!(self, store => store.save(document, at, snapshot))
+    }
+
+    /// What the application says of a user: JSON, see the contract.
+    pub async fn user(&self, user: &str) -> Result<Option<Bytes>, StoreError> {
+        let key = format!("user:{user}");
+        either!(self, store => store.application_value(&key))
+    }
+
+    /// What the application lets a user do with a document; `None`: nothing.
+    pub async fn role(&self, document: &str, user: &str) -> Result<Option<Role>, StoreError> {
+        let key = format!("doc:{document}:access:{user}");
+        Ok(either!(self, store => store.application_value(&key))?.and_then(|value| rules::role(&value)))
+    }
+
+    /// All rows of a document's presence as they were written.
+    pub async fn presence(&self, document: &str) -> Result<Vec<(String, Bytes)>, StoreError> {
+        either!(self, store => store.presence(document))
+    }
+
+    /// Writes (or removes) rows of a document's presence and renews its life.
+    pub async fn write_presence(&self, document: &str, rows: &[(String, Option<Bytes>)]) -> Result<(), StoreError> {
+        either!(self, store => store.write_presence(document, rows))
+    }
+
+    /// Says that a pod lives, for `life_s` seconds; 0 ends it.
+    pub async fn hold_lease(&self, pod: &str, life_s: u64) -> Result<(), StoreError> {
+        either!(self, store => store.hold_lease(pod, life_s))
+    }
+
+    /// Which of these pods live.
+    pub async fn living(&self, pods: &[Arc<str>]) -> Result<Vec<bool>, StoreError> {
+        either!(self, store => store.living(pods))
+    }
+
+    /// Whether it answers at all.
+    pub async fn ping(&self) -> Result<(), StoreError> {
+        either!(self, store => store.ping())
+    }
+}

@@ -1,0 +1,129 @@
+//! What goes over a document's channel: new entries (or only their version), and words between pods.
+//!
+//! The format: a letter, then for `E` the first entry's version, a line feed, and for each entry its length, a space,
+//! its hash, a line feed and its bytes; for `V` a version; for `P` a peer message of the `protocol` crate. The commit
+//! script writes `E` and `V` itself. A notice is a hint: the log is the truth.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use document::{Point, Version};
+
+use super::StoredEntry;
+
+/// A message of a document's channel.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Notice {
+    /// Entries that were just committed, in order.
+    Entries(Vec<StoredEntry>),
+    /// This version was committed; the entries were too many to send.
+    Version(Version),
+    /// Another pod's word, opaque here.
+    Peer(Bytes),
+}
+
+impl Notice {
+    /// Reads a message; `None` if it is none of ours, which is no reason to trust less in the log.
+    pub fn decode(message: &Bytes) -> Option<Self> {
+        match message.first()? {
+            b'E' => entries(&message.slice(1..)).map(Notice::Entries),
+            b'V' => Some(Notice::Version(number(&message[1..])?)),
+            b'P' => Some(Notice::Peer(message.slice(1..))),
+            _ => None,
+        }
+    }
+
+    /// Writes a message.
+    pub fn encode(&self) -> Bytes {
+        let mut out = Vec::new();
+        match self {
+            Notice::Entries(entries) => {
+                let first = entries.first().map_or(0, |entry| entry.at.version);
+                out.extend_from_slice(format!("E{first}\n").as_bytes());
+                for entry in entries {
+                    out.extend_from_slice(format!("{} {}\n", entry.bytes.len(), entry.at.hash).as_bytes());
+                    out.extend_from_slice(&entry.bytes);
+                }
+            }
+            Notice::Version(version) => out.extend_from_slice(format!("V{version}").as_bytes()),
+            Notice::Peer(peer) => {
+                out.push(b'P');
+                out.extend_from_slice(peer);
+            }
+        }
+        out.into()
+    }
+
+    /// The last version it tells of, 0 for none: a reader that has it need not look further.
+    pub fn last_version(&self) -> Version {
+        match self {
+            Notice::Entries(entries) => entries.last().map_or(0, |entry| entry.at.version),
+            Notice::Version(version) => *version,
+            Notice::Peer(_) => 0,
+        }
+    }
+}
+
+fn entries(message: &Bytes) -> Option<Vec<StoredEntry>> {
+    let (line, mut at) = line(message, 0)?;
+    let mut version: Version = number(line)?;
+    let mut found = Vec::new();
+    while at < message.len() {
+        let (head, start) = self::line(message, at)?;
+        let space = head.iter().position(|byte| *byte == b' ')?;
+        let length = usize::try_from(number(&head[..space])?).ok()?;
+        let hash: Arc<str> = std::str::from_utf8(&head[space + 1..]).ok()?.into();
+        let end = start.checked_add(length).filter(|end| *end <= message.len())?;
+        found.push(StoredEntry { at: Point { version, hash }, bytes: message.slice(start..end) });
+        version = version.checked_add(1)?;
+        at = end;
+    }
+    Some(found)
+}
+
+/// The bytes up to the next line feed, and where the next line starts.
+fn line(message: &Bytes, at: usize) -> Option<(&[u8], usize)> {
+    let rest = message.get(at..)?;
+    let length = rest.iter().position(|byte| *byte == b'\n')?;
+    Some((&rest[..length], at + length + 1))
+}
+
+fn number(digits: &[u8]) -> Option<u64> {
+    std::str::from_utf8(digits).ok()?.parse().ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_notice_reads_back_as_it_was_written() {
+        let entry = |version, bytes: &'static [u8]| StoredEntry {
+            at: Point { version, hash: "0123456789a".into() },
+            bytes: Bytes::from_static(bytes),
+        };
+        let notices = [
+            Notice::Entries(vec![entry(7, b"one\n12 x"), entry(8, b""), entry(9, b"\xff\x00")]),
+            Notice::Version(u64::MAX),
+            Notice::Peer(Bytes::from_static(b"peer")),
+        ];
+        for notice in notices {
+            assert_eq!(Notice::decode(&notice.encode()), Some(notice));
+        }
+    }
+
+    #[test]
+    fn what_is_cut_short_is_no_notice() {
+        let whole = Notice::Entries(vec![StoredEntry {
+            at: Point { version: 1, hash: "0123456789a".into() },
+            bytes: Bytes::from_static(b"entry"),
+        }])
+        .encode();
+        // Without its only entry it is a notice of nothing.
+        let empty = "E1\n".len();
+        for cut in (0..whole.len()).filter(|cut| *cut != empty) {
+            assert_eq!(Notice::decode(&whole.slice(..cut)), None, "cut at {cut}");
+        }
+        assert_eq!(Notice::decode(&Bytes::from_static(b"E1\n99999999999999999999 x\n")), None);
+    }
+}

@@ -1,0 +1,339 @@
+//! The shared store: documents in Redis or Valkey, changed only by scripts, so that every change is whole.
+//!
+//! In and out: see [`super::Store`]. The rules are in the `.lua` files beside this one; here are their arguments and
+//! answers. Keys of a document carry the hash tag `{doc:<id>}`.
+
+use std::sync::{Arc, LazyLock};
+
+use bytes::Bytes;
+use document::{ClientRow, Point, Verdict, Version};
+use redis::{Cmd, FromRedisValue, Pipeline, Value};
+
+use super::{
+    CHUNK_BYTES, Committed, Creation, Link, LookedUp, NewEntry, Opened, PRESENCE_LIFE_S, RedisSettings, Saved,
+    StoreError, StoredEntry, Tail, link::Script, rules,
+};
+
+/// Before each chunk of a snapshot: which save it belongs to.
+const TAG_BYTES: usize = 16;
+/// A snapshot may be replaced while its chunks are read; then it is read again.
+const OPEN_ATTEMPTS: usize = 5;
+/// Written by commits and other changes outside Cluster mode.
+const SERVER_KEYS: [&str; 2] = ["collab:fence", "collab:position"];
+
+const COMMON: &str = include_str!("common.lua");
+static COMMIT: LazyLock<Script> = LazyLock::new(|| Script::new(&[COMMON, include_str!("commit.lua")]));
+static OPEN: LazyLock<Script> = LazyLock::new(|| Script::new(&[COMMON, include_str!("open.lua")]));
+static READ: LazyLock<Script> = LazyLock::new(|| Script::new(&[COMMON, include_str!("read.lua")]));
+static SNAPSHOT: LazyLock<Script> = LazyLock::new(|| Script::new(&[COMMON, include_str!("snapshot.lua")]));
+
+/// Documents on a Redis server; clones share the connections.
+#[derive(Debug, Clone)]
+pub struct RedisStore {
+    commits: Link,
+    rest: Link,
+}
+
+impl RedisStore {
+    /// Connects at the first call.
+    pub fn new(settings: Arc<RedisSettings>) -> Self {
+        Self { commits: Link::new(Arc::clone(&settings)), rest: Link::new(settings) }
+    }
+
+    pub(super) async fn application_value(&self, key: &str) -> Result<Option<Bytes>, StoreError> {
+        let value: Option<Vec<u8>> = self.rest.query(Cmd::new().arg("GET").arg(key)).await?;
+        Ok(value.map(Bytes::from))
+    }
+
+    pub(super) async fn open(&self, document: &str, creation: Option<&Creation>) -> Result<Option<Opened>, StoreError> {
+        for _ in 0..OPEN_ATTEMPTS {
+            let answer = self.open_once(document, creation).await?;
+            match answer {
+                Attempt::Absent => return Ok(None),
+                Attempt::Opened(opened) => return Ok(Some(*opened)),
+                Attempt::Replaced => {}
+            }
+        }
+        Err(StoreError::Damaged("chunks of the snapshot do not belong together".into()))
+    }
+
+    async fn open_once(&self, document: &str, creation: Option<&Creation>) -> Result<Attempt, StoreError> {
+        let mut keys = vec![key(document, "meta"), key(document, "log")];
+        keys.extend(SERVER_KEYS.map(String::from));
+        let prefix = key(document, "snapshot:");
+        let mut arguments: Vec<&[u8]> = vec![prefix.as_bytes()];
+        let chunks: Vec<Vec<u8>>;
+        if let Some(creation) = creation {
+            arguments.push(creation.root.as_bytes());
+            let tag = tag();
+            chunks = creation.snapshot.iter().flat_map(|snapshot| cut(snapshot, &tag)).collect();
+            arguments.extend(chunks.iter().map(Vec::as_slice));
+        }
+        let mut answer = Fields::new(self.rest.script(&OPEN, &keys, &arguments).await?);
+        if answer.is_empty() {
+            return Ok(Attempt::Absent);
+        }
+        let head = Point { version: answer.next()?, hash: answer.next::<String>()?.into() };
+        let snapshot_at = Point { version: answer.next()?, hash: answer.next::<String>()?.into() };
+        let count: usize = answer.next()?;
+        let first: Vec<u8> = answer.next()?;
+        let more: u8 = answer.next()?;
+        let tail = tail(snapshot_at.version, more == 1, answer.next()?);
+        let snapshot = match count {
+            0 => None,
+            _ => match self.join_chunks(&prefix, snapshot_at.version, first, count).await? {
+                None => return Ok(Attempt::Replaced),
+                Some(whole) => Some(whole),
+            },
+        };
+        Ok(Attempt::Opened(Box::new(Opened { head, snapshot_at, snapshot, tail })))
+    }
+
+    /// The whole of a snapshot whose first chunk is known; `None` if it was replaced meanwhile.
+    async fn join_chunks(
+        &self,
+        prefix: &str,
+        version: Version,
+        first: Vec<u8>,
+        count: usize,
+    ) -> Result<Option<Bytes>, StoreError> {
+        if first.len() < TAG_BYTES {
+            return Err(StoreError::Damaged("a chunk of the snapshot is too short".into()));
+        }
+        let mut whole = Bytes::from(first);
+        let tag = whole.split_to(TAG_BYTES);
+        if count == 1 {
+            return Ok(Some(whole));
+        }
+        let mut joined = Vec::with_capacity(count.min(64) * CHUNK_BYTES);
+        joined.extend_from_slice(&whole);
+        let mut pipeline = Pipeline::new();
+        for n in 1..count {
+            pipeline.cmd("GET").arg(format!("{prefix}{version}:{n}"));
+        }
+        let chunks: Vec<Option<Vec<u8>>> = self.rest.pipeline(&pipeline).await?;
+        for chunk in chunks {
+            match chunk.as_deref().and_then(|chunk| chunk.strip_prefix(&tag[..])) {
+                None => return Ok(None),
+                Some(bytes) => joined.extend_from_slice(bytes),
+            }
+        }
+        Ok(Some(joined.into()))
+    }
+
+    pub(super) async fn commit(
+        &self,
+        document: &str,
+        head: &Point,
+        batch: &[NewEntry],
+    ) -> Result<Committed, StoreError> {
+        let mut texts = Vec::with_capacity(4 + 4 * batch.len());
+        texts.push(channel(document));
+        texts.push(head.version.to_string());
+        texts.push(head.hash.to_string());
+        texts.push(batch.len().to_string());
+        for entry in batch {
+            texts.push(rules::row_name(&entry.identity));
+            texts.push(entry.identity.seq.to_string());
+            texts.push(u8::from(entry.identity.by_gateway).to_string());
+            texts.push(entry.base.to_string());
+        }
+        let mut arguments: Vec<&[u8]> = texts[..4].iter().map(String::as_bytes).collect();
+        for (entry, texts) in batch.iter().zip(texts[4..].chunks(4)) {
+            arguments.extend(texts[..3].iter().map(String::as_bytes));
+            arguments.extend([entry.owner.as_bytes(), texts[3].as_bytes(), &entry.bytes]);
+        }
+        let mut keys = vec![key(document, "meta"), key(document, "log"), key(document, "clients")];
+        keys.extend(SERVER_KEYS.map(String::from));
+        let mut answer = Fields::new(self.commits.script(&COMMIT, &keys, &arguments).await?);
+        let forked: u8 = answer.next()?;
+        let more: u8 = answer.next()?;
+        let verdicts: Vec<String> = answer.next()?;
+        let verdicts = verdicts.iter().map(|text| verdict(text)).collect::<Result<Vec<_>, _>>()?;
+        let tail = Tail { forked: forked == 1, ..tail(head.version, more == 1, answer.next()?) };
+        if !tail.forked && verdicts.len() != batch.len() {
+            return Err(StoreError::Damaged("the commit script answered for another batch".into()));
+        }
+        Ok(Committed { verdicts, tail })
+    }
+
+    pub(super) async fn lookup(
+        &self,
+        document: &str,
+        clients: &[Arc<str>],
+        after: &Point,
+    ) -> Result<LookedUp, StoreError> {
+        let keys = [key(document, "meta"), key(document, "log"), key(document, "clients")];
+        let version = after.version.to_string();
+        let mut arguments = vec![version.as_bytes(), after.hash.as_bytes()];
+        arguments.extend(clients.iter().map(|client| client.as_bytes()));
+        let mut answer = Fields::new(self.rest.script(&READ, &keys, &arguments).await?);
+        let forked: u8 = answer.next()?;
+        let more: u8 = answer.next()?;
+        let tail = Tail { forked: forked == 1, ..tail(after.version, more == 1, answer.next()?) };
+        let texts: Vec<String> = answer.next()?;
+        let mut rows = Vec::new();
+        for (client, text) in clients.iter().zip(texts).filter(|(_, text)| !text.is_empty()) {
+            rows.push(row(client, &text)?);
+        }
+        Ok(LookedUp { rows, tail })
+    }
+
+    pub(super) async fn save(&self, document: &str, at: &Point, snapshot: &Bytes) -> Result<Saved, StoreError> {
+        let mut keys = vec![key(document, "meta"), key(document, "log"), key(document, "clients")];
+        keys.extend(SERVER_KEYS.map(String::from));
+        let (prefix, version, tag) = (key(document, "snapshot:"), at.version.to_string(), tag());
+        let pieces: Vec<&[u8]> = pieces(snapshot).collect();
+        let count = pieces.len().to_string();
+        for (n, piece) in pieces.into_iter().enumerate() {
+            let n = n.to_string();
+            let arguments = [
+                prefix.as_bytes(),
+                version.as_bytes(),
+                at.hash.as_bytes(),
+                n.as_bytes(),
+                count.as_bytes(),
+                tag.as_bytes(),
+                piece,
+            ];
+            let word: String = Fields::new(self.rest.script(&SNAPSHOT, &keys, &arguments).await?).next()?;
+            match word.as_str() {
+                "stored" => {}
+                "saved" => return Ok(Saved::Stored),
+                // Somebody else saves the same version at the same time, which is as good.
+                "stale" | "mixed" => return Ok(Saved::Stale),
+                "forked" => return Ok(Saved::Forked),
+                _ => return Err(StoreError::Damaged(format!("the snapshot script answered {word:?}"))),
+            }
+        }
+        Err(StoreError::Damaged("the snapshot script did not take the last chunk for the last".into()))
+    }
+
+    pub(super) async fn presence(&self, document: &str) -> Result<Vec<(String, Bytes)>, StoreError> {
+        let rows: Vec<(String, Vec<u8>)> =
+            self.rest.query(Cmd::new().arg("HGETALL").arg(key(document, "presence"))).await?;
+        Ok(rows.into_iter().map(|(name, row)| (name, row.into())).collect())
+    }
+
+    pub(super) async fn write_presence(
+        &self,
+        document: &str,
+        rows: &[(String, Option<Bytes>)],
+    ) -> Result<(), StoreError> {
+        let key = key(document, "presence");
+        let mut pipeline = Pipeline::new();
+        for (name, row) in rows {
+            match row {
+                Some(row) => pipeline.cmd("HSET").arg(&key).arg(name).arg(&row[..]).ignore(),
+                None => pipeline.cmd("HDEL").arg(&key).arg(name).ignore(),
+            };
+        }
+        pipeline.cmd("EXPIRE").arg(&key).arg(PRESENCE_LIFE_S).ignore();
+        self.rest.pipeline(&pipeline).await
+    }
+
+    pub(super) async fn hold_lease(&self, pod: &str, life_s: u64) -> Result<(), StoreError> {
+        let key = format!("collab:pod:{pod}");
+        let mut command = Cmd::new();
+        if life_s == 0 {
+            command.arg("DEL").arg(key);
+        } else {
+            command.arg("SET").arg(key).arg(1).arg("EX").arg(life_s);
+        }
+        self.rest.query::<Value>(&command).await.map(|_| ())
+    }
+
+    pub(super) async fn living(&self, pods: &[Arc<str>]) -> Result<Vec<bool>, StoreError> {
+        if pods.is_empty() {
+            return Ok(Vec::new());
+        }
+        let mut pipeline = Pipeline::new();
+        for pod in pods {
+            pipeline.cmd("EXISTS").arg(format!("collab:pod:{pod}"));
+        }
+        self.rest.pipeline(&pipeline).await
+    }
+
+    pub(super) async fn ping(&self) -> Result<(), StoreError> {
+        self.rest.query::<Value>(Cmd::new().arg("PING")).await.map(|_| ())
+    }
+}
+
+enum Attempt {
+    Absent,
+    Opened(Box<Opened>),
+    Replaced,
+}
+
+/// The fields of a script's answer, taken one after the other.
+struct Fields(std::vec::IntoIter<Value>);
+
+impl Fields {
+    fn new(values: Vec<Value>) -> Self {
+        Self(values.into_iter())
+    }
+
+    fn is_empty(&self) -> bool {
+        self.0.len() == 0
+    }
+
+    fn next<T: FromRedisValue>(&mut self) -> Result<T, StoreError> {
+        let value = self.0.next().ok_or_else(|| StoreError::Damaged("a script's answer is too short".into()))?;
+        redis::from_redis_value(value).map_err(|error| StoreError::Damaged(format!("a script's answer: {error}")))
+    }
+}
+
+fn key(document: &str, what: &str) -> String {
+    format!("{{doc:{document}}}:{what}")
+}
+
+fn channel(document: &str) -> String {
+    crate::bus::document_channel(document)
+}
+
+fn tail(after: Version, more: bool, entries: Vec<(Vec<u8>, String)>) -> Tail {
+    let entries = entries
+        .into_iter()
+        .zip(after + 1..)
+        .map(|((bytes, hash), version)| StoredEntry { at: Point { version, hash: hash.into() }, bytes: bytes.into() })
+        .collect();
+    Tail { entries, more, forked: false }
+}
+
+fn verdict(text: &str) -> Result<Verdict, StoreError> {
+    let damaged = || StoreError::Damaged(format!("the commit script answered {text:?}"));
+    let (letter, number) = text.split_at_checked(1).ok_or_else(damaged)?;
+    let number: u64 = number.parse().map_err(|_| damaged())?;
+    match letter {
+        "o" => Ok(Verdict::Ok(number)),
+        "d" => Ok(Verdict::Dup(number)),
+        "g" => Ok(Verdict::Gap(number)),
+        "b" => Ok(Verdict::Behind),
+        "f" => Ok(Verdict::Overloaded),
+        _ => Err(damaged()),
+    }
+}
+
+/// `<last seq> <its version> <Unix s> <owner>`
+fn row(client: &Arc<str>, text: &str) -> Result<ClientRow, StoreError> {
+    let damaged = || StoreError::Damaged(format!("the row of client {client}"));
+    let mut fields = text.splitn(4, ' ');
+    let mut number = || fields.next().and_then(|field| field.parse().ok()).ok_or_else(damaged);
+    let (last_seq, version, _) = (number()?, number()?, number()?);
+    let owner = fields.next().ok_or_else(damaged)?.into();
+    Ok(ClientRow { client_id: Arc::clone(client), owner, last_seq, version })
+}
+
+/// A snapshot in pieces; an empty one is one empty piece.
+fn pieces(snapshot: &Bytes) -> impl Iterator<Item = &[u8]> {
+    let empty = snapshot.is_empty().then_some(&[][..]);
+    snapshot.chunks(CHUNK_BYTES).chain(empty)
+}
+
+fn cut(snapshot: &Bytes, tag: &str) -> Vec<Vec<u8>> {
+    pieces(snapshot).map(|piece| [tag.as_bytes(), piece].concat()).collect()
+}
+
+fn tag() -> String {
+    format!("{:016x}", rand::random::<u64>())
+}

@@ -1,0 +1,124 @@
+//! Processes of the cluster: commands that end at once, and daemons that outlive whoever started them.
+//!
+//! In: programs, arguments, and a mark. Out: their output, or running daemons. A daemon carries its mark in its
+//! environment and is found again by it, so that it can be ended even when whoever started it crashed before it could
+//! write anything down.
+
+use std::{
+    fs::{self, File},
+    path::Path,
+    process::{Command, Stdio},
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context, Result, bail};
+
+/// How long killed processes may take to vanish: the kernel frees a node's memory and mounts meanwhile.
+const GONE_WITHIN: Duration = Duration::from_secs(20);
+
+/// What a daemon is known by: an environment variable and its value.
+#[derive(Clone, Debug)]
+pub(crate) struct Mark {
+    variable: &'static str,
+    value: String,
+}
+
+impl Mark {
+    /// A mark of every process of the cluster whose state is in this folder.
+    pub(crate) fn cluster(state: &Path) -> Self {
+        Self { variable: "COLLAB_CLUSTER_STATE", value: state.display().to_string() }
+    }
+
+    /// A mark of the processes of one part of a cluster, such as `n1`.
+    pub(crate) fn part(state: &Path, part: &str) -> Self {
+        Self { variable: "COLLAB_CLUSTER_PART", value: format!("{}:{part}", state.display()) }
+    }
+}
+
+/// Runs a command to its end and returns what it wrote to standard output.
+///
+/// # Errors
+/// When it cannot be started, or ends with another code than 0; the message holds what it wrote to standard error.
+pub(crate) fn run<S: AsRef<std::ffi::OsStr>>(program: impl AsRef<std::ffi::OsStr>, arguments: &[S]) -> Result<String> {
+    let mut command = Command::new(program);
+    command.args(arguments);
+    run_command(command)
+}
+
+/// Like [`run`], for a command that needs more than arguments.
+pub(crate) fn run_command(mut command: Command) -> Result<String> {
+    let said = format!("{command:?}");
+    let output = command.stdin(Stdio::null()).output().with_context(|| format!("cannot start {said}"))?;
+    if !output.status.success() {
+        let text = String::from_utf8_lossy(&output.stderr);
+        let also = String::from_utf8_lossy(&output.stdout);
+        bail!("{said} failed ({}): {}{}", output.status, text.trim(), also.trim());
+    }
+    Ok(String::from_utf8_lossy(&output.stdout).into_owned())
+}
+
+/// Starts a daemon in a session of its own, its output going to a file.
+pub(crate) fn spawn_daemon(state: &Path, part: &str, log: &Path, mut daemon: Vec<String>) -> Result<()> {
+    spawn_marked(&[Mark::cluster(state), Mark::part(state, part)], state, log, &mut daemon)
+}
+
+/// Starts a daemon with any marks, in a working folder.
+pub(crate) fn spawn_marked(marks: &[Mark], folder: &Path, log: &Path, daemon: &mut Vec<String>) -> Result<()> {
+    let output = File::create(log).with_context(|| format!("cannot write {}", log.display()))?;
+    let mut command = Command::new("setsid");
+    command.arg("--fork").args(daemon.iter()).current_dir(folder).stdin(Stdio::null());
+    command.stdout(output.try_clone()?).stderr(output);
+    command.envs(marks.iter().map(|mark| (mark.variable, &mark.value)));
+    let status = command.status().context("cannot start setsid (package util-linux)")?;
+    if !status.success() {
+        bail!("{} did not start: {status}", daemon.join(" "));
+    }
+    Ok(())
+}
+
+/// The ids of living processes that carry a mark.
+pub(crate) fn marked(mark: &Mark) -> Vec<u32> {
+    let wanted = format!("{}={}", mark.variable, mark.value);
+    let own = std::process::id();
+    let Ok(entries) = fs::read_dir("/proc") else { return Vec::new() };
+    entries
+        .flatten()
+        .filter_map(|entry| entry.file_name().to_str()?.parse::<u32>().ok())
+        .filter(|process| *process != own)
+        .filter(|process| {
+            // A zombie's environment reads as empty, so what is found here is alive.
+            let environment = fs::read(format!("/proc/{process}/environ")).unwrap_or_default();
+            environment.split(|byte| *byte == 0).any(|variable| variable == wanted.as_bytes())
+        })
+        .collect()
+}
+
+/// Kills (SIGKILL) every process with a mark and waits until none is left. Returns how many there were.
+///
+/// # Errors
+/// When some are still there after 20 s.
+pub(crate) fn kill_marked(mark: &Mark) -> Result<usize> {
+    let deadline = Instant::now() + GONE_WITHIN;
+    let mut killed = 0;
+    loop {
+        let alive = marked(mark);
+        if alive.is_empty() {
+            return Ok(killed);
+        }
+        if Instant::now() > deadline {
+            bail!("processes {alive:?} do not end");
+        }
+        killed = killed.max(alive.len());
+        let ids: Vec<String> = alive.iter().map(u32::to_string).collect();
+        // One that ended meanwhile makes this fail; the next round looks again.
+        let _ = Command::new("kill").arg("-9").args(ids).stderr(Stdio::null()).status();
+        std::thread::sleep(Duration::from_millis(20));
+    }
+}
+
+/// The last lines of a log, for an error message.
+pub(crate) fn tail(log: &Path, lines: usize) -> String {
+    let text = fs::read(log).map(|bytes| String::from_utf8_lossy(&bytes).into_owned()).unwrap_or_default();
+    let all: Vec<&str> = text.lines().collect();
+    all[all.len().saturating_sub(lines)..].join("\n")
+}

@@ -4,7 +4,9 @@
 //! nodes of Kubernetes (each a network, mount and process namespace, so that a node can lose its power or be cut off),
 //! or only an API server with its etcd; and what tests do to them.
 
+mod cluster;
 mod control_plane;
+pub mod forward;
 pub mod image;
 pub mod images;
 pub mod local;
@@ -17,3 +19,5 @@ mod pki;
 mod process;
 pub mod programs;
 mod progress;
+
+pub use cluster::{Cluster, foreign_kubeconfig};

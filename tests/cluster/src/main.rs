@@ -2,8 +2,11 @@
 //!
 //! In: arguments, and `KUBECONFIG`. Out: a cluster; what a program wants on standard output, progress on standard error.
 
+use std::path::PathBuf;
+
 use anyhow::Result;
 use clap::{Parser, Subcommand};
+use cluster::{Cluster, foreign_kubeconfig, images, local, programs};
 
 #[derive(Parser)]
 #[command(name = "cluster", about = "A real two-node Kubernetes for tests, on this machine")]
@@ -22,6 +25,24 @@ enum Command {
     Status,
     /// Print the path of its kubeconfig
     Kubeconfig,
+    /// Make image archives known to every node; without arguments, all that `images` built
+    LoadImage { archives: Vec<PathBuf> },
+    /// Build the project's images: gateway, operator, valkey, or those that are named
+    Images { names: Vec<String> },
+    /// Copy logs of pods and components into a folder
+    Logs { folder: PathBuf },
+    /// Run kubectl against the cluster
+    #[command(disable_help_flag = true)]
+    Kubectl {
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        arguments: Vec<String>,
+    },
+    /// Run Helm against the cluster
+    #[command(disable_help_flag = true)]
+    Helm {
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        arguments: Vec<String>,
+    },
     /// Build the programs of the cluster into the cache
     Build,
 }
@@ -30,14 +51,46 @@ enum Command {
 async fn main() -> Result<()> {
     match Arguments::parse().command {
         Command::Up => {
-            let was_up = cluster::local::up().await?;
+            let was_up = local::up().await?;
             eprintln!("cluster: {}", if was_up { "was up already" } else { "is up" });
-            println!("export KUBECONFIG={}", cluster::local::kubeconfig().display());
+            println!("export KUBECONFIG={}", local::kubeconfig().display());
         }
-        Command::Down => cluster::local::down()?,
-        Command::Status => cluster::local::status().await?.iter().for_each(|line| println!("{line}")),
-        Command::Kubeconfig => println!("{}", cluster::local::kubeconfig().display()),
-        Command::Build => println!("{}", cluster::programs::ensure()?.display()),
+        Command::Down => local::down()?,
+        Command::Status => local::status().await?.iter().for_each(|line| println!("{line}")),
+        Command::Kubeconfig => println!("{}", local::kubeconfig().display()),
+        Command::LoadImage { archives } => load(archives).await?,
+        Command::Images { names } => {
+            for built in images::build(&names)? {
+                let size = built.bytes as f64 / f64::from(1 << 20);
+                println!("{}  {size:.1} MiB  {}  {}", built.name, built.digest, built.archive.display());
+            }
+        }
+        Command::Logs { folder } => Cluster::get_or_up().await?.collect_logs(&folder).await?,
+        Command::Kubectl { arguments } => tool("kubectl", &arguments)?,
+        Command::Helm { arguments } => tool("helm", &arguments)?,
+        Command::Build => println!("{}", programs::ensure()?.display()),
     }
     Ok(())
+}
+
+async fn load(archives: Vec<PathBuf>) -> Result<()> {
+    let cluster = Cluster::get_or_up().await?;
+    if !cluster.is_ours() {
+        eprintln!("cluster: KUBECONFIG names somebody else's cluster; load images there with its own tools");
+        return Ok(());
+    }
+    let archives = if archives.is_empty() {
+        ["gateway", "operator", "valkey"].iter().map(|what| images::archive(what)).collect::<Result<_>>()?
+    } else {
+        archives
+    };
+    archives.iter().try_for_each(|archive| cluster.load_image(archive))
+}
+
+/// Hands over to a tool, so that a person sees its output as it comes.
+fn tool(name: &str, arguments: &[String]) -> Result<()> {
+    use std::os::unix::process::CommandExt;
+    let kubeconfig = foreign_kubeconfig().unwrap_or_else(local::kubeconfig);
+    let mut command = std::process::Command::new(programs::ensure()?.join(name));
+    Err(command.args(arguments).env("KUBECONFIG", kubeconfig).exec().into())
 }

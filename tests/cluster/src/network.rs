@@ -13,12 +13,8 @@ use crate::process::run;
 pub(crate) const HOST: &str = "10.250.0.1";
 /// Addresses of Services.
 pub(crate) const SERVICES: &str = "10.96.0.0/16";
-/// The address that pods ask for names.
-pub(crate) const DNS_SERVICE: &str = "10.96.0.10";
 /// The API server's Service.
 pub(crate) const API_SERVICE: &str = "10.96.0.1";
-/// Addresses of all pods.
-pub(crate) const PODS: &str = "10.244.0.0/16";
 
 const BRIDGE: &str = "collab0";
 

@@ -58,12 +58,12 @@ pub(crate) fn run_command(mut command: Command) -> Result<String> {
 }
 
 /// Starts a daemon in a session of its own, its output going to a file.
-pub(crate) fn spawn_daemon(state: &Path, part: &str, log: &Path, mut daemon: Vec<String>) -> Result<()> {
-    spawn_marked(&[Mark::cluster(state), Mark::part(state, part)], state, log, &mut daemon)
+pub(crate) fn spawn_daemon(state: &Path, part: &str, log: &Path, daemon: Vec<String>) -> Result<()> {
+    spawn_marked(&[Mark::cluster(state), Mark::part(state, part)], state, log, &daemon)
 }
 
 /// Starts a daemon with any marks, in a working folder.
-pub(crate) fn spawn_marked(marks: &[Mark], folder: &Path, log: &Path, daemon: &mut Vec<String>) -> Result<()> {
+pub(crate) fn spawn_marked(marks: &[Mark], folder: &Path, log: &Path, daemon: &[String]) -> Result<()> {
     let output = File::create(log).with_context(|| format!("cannot write {}", log.display()))?;
     let mut command = Command::new("setsid");
     command.arg("--fork").args(daemon.iter()).current_dir(folder).stdin(Stdio::null());

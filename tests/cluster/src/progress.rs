@@ -13,7 +13,7 @@ const REMIND_EVERY: Duration = Duration::from_secs(15);
 
 /// A step under way; dropping it prints how long it took.
 #[derive(Debug)]
-pub struct Step {
+pub(crate) struct Step {
     name: String,
     started: Instant,
     end: Option<Sender<()>>,
@@ -22,7 +22,7 @@ pub struct Step {
 
 impl Step {
     /// Prints the step's name and starts its clock.
-    pub fn start(name: impl Into<String>) -> Self {
+    pub(crate) fn start(name: impl Into<String>) -> Self {
         let name = name.into();
         eprintln!("cluster: {name}");
         let started = Instant::now();

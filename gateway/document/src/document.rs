@@ -1,17 +1,98 @@
-//! The open document itself: takes inputs, keeps the parts together.
+//! The open document itself.
+//!
+//! In: inputs, one at a time. Out: commands. This file keeps the parts together and decides what follows from what:
+//! `joins` and `edits` take in what clients send, `batch` talks to the commit script, `learning` takes in the log,
+//! `people` tells who is there.
 
-use std::sync::Arc;
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
 
-use crate::{Command, Input, Logged, OpenError, Point, Settings, Snapshot};
+use crate::{
+    Command, ConnectionId, Event, Identity, Input, Logged, OpenError, Point, ReplyId, Settings, Snapshot, Version,
+    connection::Connection, cursors::Cursors, presence::Presence, window::History,
+};
+
+/// A fetch that was not answered after this long, in milliseconds, is asked for again.
+const FETCH_AGAIN_MS: u64 = 5_000;
+/// A snapshot that was not reported as stored after this long, in milliseconds, counts as failed.
+const SAVE_AGAIN_MS: u64 = 30_000;
 
 /// One open document on one pod.
 #[derive(Debug)]
 pub struct Document {
-    head: Point,
+    pub(crate) settings: Settings,
+    pub(crate) history: History,
+    pub(crate) connections: BTreeMap<ConnectionId, Connection>,
+    /// Connections that are gone but whose last edits are still to be committed.
+    pub(crate) draining: Vec<Connection>,
+    /// Connections whose join is under way.
+    pub(crate) joining: BTreeSet<ConnectionId>,
+    /// Connections with edits that wait for a version.
+    pub(crate) waiting: BTreeSet<ConnectionId>,
+    /// Connections with edits that are not committed.
+    pub(crate) busy: BTreeSet<ConnectionId>,
+    pub(crate) flight: Option<Flight>,
+    /// The head at which the store said `behind`; nothing is sent until it moves.
+    pub(crate) stalled_at: Option<Version>,
+    /// Counts the edits taken in.
+    pub(crate) arrivals: u64,
+    /// The newest version heard of.
+    pub(crate) heard: Version,
+    pub(crate) fetching: Option<Fetching>,
+    /// Somebody waits for a version that may or may not be in the log.
+    pub(crate) fetch_wanted: bool,
+    pub(crate) away_since_ms: Option<u64>,
+    pub(crate) saving: Option<Saving>,
+    /// The highest number of the client `newline` that is known to be in the log.
+    pub(crate) newline_seq: u64,
+    /// A join waits for the newline that Quill wants at the end.
+    pub(crate) newline_wanted: bool,
+    pub(crate) presence: Presence,
+    pub(crate) cursors: Cursors,
+    /// Somebody has joined since the document was opened.
+    pub(crate) had_clients: bool,
+    /// This copy has given up; all that is left to do is to say so.
+    pub(crate) reopening: bool,
+    pub(crate) out: Vec<Command>,
+}
+
+/// The commit call in flight.
+#[derive(Debug)]
+pub(crate) struct Flight {
+    pub(crate) head: Version,
+    pub(crate) floor: Version,
+    pub(crate) origins: Vec<Origin>,
+}
+
+/// Where an entry of the call came from.
+#[derive(Debug)]
+pub(crate) struct Origin {
+    /// None: the gateway's own newline.
+    pub(crate) connection: Option<ConnectionId>,
+    pub(crate) session: Arc<str>,
+    pub(crate) client_id: Arc<str>,
+    pub(crate) identity: Identity,
+    pub(crate) reply: Option<ReplyId>,
+}
+
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Fetching {
+    pub(crate) after: Version,
+    since_ms: u64,
+}
+
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Saving {
+    version: Version,
+    tail: (usize, usize),
+    since_ms: u64,
 }
 
 impl Document {
-    /// Opens a document from what the store holds.
+    /// Opens a document from what the store holds: a snapshot and the log after it. `pod` names this pod's incarnation
+    /// in presence rows.
     ///
     /// # Errors
     /// What the store holds cannot be read; see [`OpenError`].
@@ -20,31 +101,205 @@ impl Document {
         pod: Arc<str>,
         snapshot: Snapshot,
         tail: Vec<Logged>,
-        now_ms: u64,
+        _now_ms: u64,
     ) -> Result<Self, OpenError> {
-        let _ = (settings, pod, tail, now_ms);
-        Ok(Self { head: snapshot.at })
+        let history = History::open(&settings, snapshot, &tail)?;
+        Ok(Self {
+            settings,
+            heard: history.head().version,
+            history,
+            connections: BTreeMap::new(),
+            draining: Vec::new(),
+            joining: BTreeSet::new(),
+            waiting: BTreeSet::new(),
+            busy: BTreeSet::new(),
+            flight: None,
+            stalled_at: None,
+            arrivals: 0,
+            fetching: None,
+            fetch_wanted: false,
+            away_since_ms: None,
+            saving: None,
+            newline_seq: 0,
+            newline_wanted: false,
+            presence: Presence::new(pod),
+            cursors: Cursors::default(),
+            had_clients: false,
+            reopening: false,
+            out: Vec::new(),
+        })
     }
 
-    /// Takes in what happened at `now_ms` (any clock that does not run backwards, in milliseconds); what is to be done
+    /// Takes in what happened at `now_ms` (a clock in milliseconds that does not run backwards); what is to be done
     /// comes back in order.
     pub fn handle(&mut self, input: Input, now_ms: u64) -> Vec<Command> {
-        let _ = (input, now_ms);
-        Vec::new()
+        if self.reopening {
+            self.turn_away(input);
+            return std::mem::take(&mut self.out);
+        }
+        match input {
+            Input::Join(join) => self.on_join(join, now_ms),
+            Input::LookedUp { connection, result } => self.on_looked_up(connection, result, now_ms),
+            Input::Leave { connection, how, reply } => self.on_leave(connection, how, reply, now_ms),
+            Input::Edit(edit) => self.on_edit(edit, now_ms),
+            Input::Cursor { connection, version, position, reply } => {
+                self.on_cursor(connection, version, position, reply);
+            }
+            Input::Typing { connection, is_typing, reply } => self.on_typing(connection, is_typing, reply, now_ms),
+            Input::Learned(entries) => self.on_learned(entries),
+            Input::Hint(version) => self.heard = self.heard.max(version),
+            Input::Committed(reply) => self.on_committed(reply),
+            Input::StoreAway(away) => self.on_store_away(away, now_ms),
+            Input::Peer(peer) => self.on_peer(peer, now_ms),
+            Input::Presence { members, live } => self.presence.replace(members, live, now_ms),
+            Input::Saved(version) => self.on_saved(version),
+            Input::Forked => self.reopen(),
+            Input::Tick => {}
+        }
+        self.settle(now_ms);
+        std::mem::take(&mut self.out)
     }
 
     /// When [`Input::Tick`] is due, on the clock of `now_ms`.
     pub fn deadline_ms(&self) -> Option<u64> {
-        None
+        let fetching = self.fetching.map(|fetching| fetching.since_ms.saturating_add(FETCH_AGAIN_MS));
+        let saving = self.saving.map(|saving| saving.since_ms.saturating_add(SAVE_AGAIN_MS));
+        [fetching, saving, self.held_deadline_ms(), self.presence.deadline_ms(), self.cursors.deadline_ms()]
+            .into_iter()
+            .flatten()
+            .min()
     }
 
     /// The point that this pod has reached.
     pub fn head(&self) -> &Point {
-        &self.head
+        self.history.head()
+    }
+
+    /// The content at [`Self::head`].
+    pub fn content(&self) -> ot::Delta {
+        self.history.rope().to_delta()
     }
 
     /// Whether nobody is connected and nothing is under way, so that the document may be closed.
     pub fn is_idle(&self) -> bool {
-        true
+        self.connections.is_empty()
+            && self.draining.is_empty()
+            && self.flight.is_none()
+            && self.saving.is_none()
+            && !self.presence.has_rows()
+    }
+
+    /// What follows from everything that has happened so far.
+    fn settle(&mut self, now_ms: u64) {
+        self.expire(now_ms);
+        if !self.reopening {
+            self.open_inboxes(now_ms);
+            self.progress_joins(now_ms);
+            self.flush();
+            self.check_progress();
+        }
+        if !self.reopening {
+            self.sweep();
+            self.draining.retain(|connection| !connection.chain.pending().is_empty());
+            self.fetch(now_ms);
+            self.save(now_ms);
+        }
+        self.tell_people();
+    }
+
+    /// Forgets which connections had something pending, and reads on where enough of it is done.
+    fn sweep(&mut self) {
+        for id in self.busy.clone() {
+            if self.connections.get(&id).is_none_or(|connection| connection.chain.pending().is_empty()) {
+                self.busy.remove(&id);
+            }
+            self.check_pause(id);
+        }
+    }
+
+    /// What time alone brings about.
+    fn expire(&mut self, now_ms: u64) {
+        if self.fetching.is_some_and(|fetching| fetching.since_ms.saturating_add(FETCH_AGAIN_MS) <= now_ms) {
+            self.fetching = None;
+        }
+        if self.saving.is_some_and(|saving| saving.since_ms.saturating_add(SAVE_AGAIN_MS) <= now_ms) {
+            self.saving = None;
+        }
+        self.refuse_held(now_ms);
+        self.presence.tick(now_ms);
+        self.end_typing(now_ms);
+    }
+
+    /// Asks for what is missing. While a commit call is in flight its reply brings the tail by itself.
+    fn fetch(&mut self, now_ms: u64) {
+        let behind = self.heard > self.head().version && self.flight.is_none();
+        if (behind || self.fetch_wanted) && self.fetching.is_none() && self.away_since_ms.is_none() {
+            self.fetch_wanted = false;
+            self.fetching = Some(Fetching { after: self.head().version, since_ms: now_ms });
+            self.out.push(Command::Fetch { after: self.head().clone() });
+        }
+    }
+
+    /// Stores a snapshot when opening would be slow, and when the last client has left.
+    fn save(&mut self, now_ms: u64) {
+        let tail = self.history.tail();
+        let last_left = self.had_clients && self.connections.is_empty() && self.draining.is_empty() && tail.0 > 0;
+        if self.saving.is_some() || self.away_since_ms.is_some() || self.flight.is_some() && last_left {
+            return;
+        }
+        if last_left || self.history.snapshot_due(&self.settings) {
+            let snapshot = self.history.snapshot(self.settings.mutation);
+            self.saving = Some(Saving { version: snapshot.at.version, tail, since_ms: now_ms });
+            self.out.push(Command::Save(Arc::new(snapshot)));
+        }
+    }
+
+    fn on_saved(&mut self, version: Version) {
+        if let Some(saving) = self.saving.filter(|saving| saving.version <= version) {
+            self.history.saved(saving.tail);
+            self.saving = None;
+        }
+    }
+
+    fn on_store_away(&mut self, away: bool, now_ms: u64) {
+        match (away, self.away_since_ms) {
+            (true, None) => self.away_since_ms = Some(now_ms),
+            (false, Some(_)) => {
+                self.away_since_ms = None;
+                // Publishes were lost meanwhile, and answers perhaps.
+                self.fetching = None;
+                self.fetch_wanted = true;
+            }
+            _ => {}
+        }
+    }
+
+    /// Gives this copy up: everybody joins again, on a copy that is opened anew.
+    pub(crate) fn reopen(&mut self) {
+        if self.reopening {
+            return;
+        }
+        self.reopening = true;
+        let to: Vec<_> = self.connections.keys().copied().collect();
+        for id in self.joining.clone() {
+            self.answer_join(id, Err(crate::edits::unavailable("the document is being opened anew; join again")));
+        }
+        for (id, connection) in &self.connections {
+            if connection.paused {
+                self.out.push(Command::PauseReading { connection: *id, pause: false });
+            }
+        }
+        if !to.is_empty() {
+            self.out.push(Command::Send { to, event: Event::Rejoin });
+        }
+        self.out.push(Command::Reopen);
+    }
+
+    /// Inputs that still come after [`Self::reopen`].
+    fn turn_away(&mut self, input: Input) {
+        if let Input::Join(join) = input {
+            let refusal = crate::edits::unavailable("the document is being opened anew; join again");
+            self.out.push(Command::Answer { to: join.connection, reply: join.reply, answer: Err(refusal) });
+        }
     }
 }

@@ -53,6 +53,8 @@ pub enum Input {
     },
     /// A snapshot up to this version is stored.
     Saved(Version),
+    /// A lookup or a fetch found that the pod's head is not a point of the log (any more).
+    Forked,
     /// Time has passed; due at [`crate::Document::deadline_ms`].
     Tick,
 }

@@ -3,12 +3,22 @@
 //! In: [`Input`]s with the present time in milliseconds. Out: [`Command`]s for the pod to carry out. No I/O, no clock,
 //! no randomness, no task: the same inputs give the same commands, which is what `tests/sim` relies on.
 
+mod batch;
+mod chain;
 mod color;
 mod command;
+mod connection;
+mod cursors;
 mod document;
+mod edits;
 mod input;
+mod joins;
+mod learning;
+mod people;
+mod presence;
 mod settings;
 mod types;
+mod window;
 
 pub use color::color;
 pub use command::*;

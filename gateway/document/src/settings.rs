@@ -106,3 +106,9 @@ pub enum OpenError {
         invalid: ot::Invalid,
     },
 }
+
+/// Where a pod that never commits, and so never learns the store's floor, stops keeping canonical forms all the same:
+/// an entry that it then cannot fold makes it open the document anew, which is slow but right.
+pub(crate) fn hard_window_bytes(window_bytes: usize) -> usize {
+    window_bytes.saturating_mul(16)
+}

@@ -161,3 +161,10 @@ pub struct Refusal {
     pub last_seq: Option<u64>,
     pub retry_after_ms: Option<u64>,
 }
+
+impl Refusal {
+    /// A refusal with a code and a message alone.
+    pub fn new(code: Code, message: impl Into<String>) -> Self {
+        Self { code, message: message.into(), seq: None, last_seq: None, retry_after_ms: None }
+    }
+}

@@ -44,6 +44,18 @@ impl Op {
         }
     }
 
+    /// Bytes that it takes in JSON, roughly; see [`Delta::weight_bytes`].
+    pub fn weight_bytes(&self) -> usize {
+        // `{"insert":""}` and its like, with a comma.
+        const FRAME_BYTES: usize = 14;
+        let value = match self {
+            Op::Insert { text, .. } => text.len(),
+            Op::Embed { value, .. } => value_weight_bytes(value),
+            Op::Retain { .. } | Op::Delete { .. } => 4,
+        };
+        FRAME_BYTES + value + self.attributes().map_or(0, attributes_weight_bytes)
+    }
+
     /// Whether it adds something.
     pub fn is_insert(&self) -> bool {
         matches!(self, Op::Insert { .. } | Op::Embed { .. })
@@ -140,7 +152,7 @@ impl Delta {
     /// Bytes that its components take in JSON, roughly (texts and values exactly but for escapes): what size limits of
     /// buffers are counted in.
     pub fn weight_bytes(&self) -> usize {
-        self.ops.iter().map(op_weight_bytes).sum::<usize>() + 2
+        self.ops.iter().map(Op::weight_bytes).sum::<usize>() + 2
     }
 
     /// Appends one component as quill-delta's `push` does. Components of length zero are ignored.
@@ -182,18 +194,10 @@ impl Delta {
     }
 }
 
-fn op_weight_bytes(op: &Op) -> usize {
-    // `{"insert":""}` and its like, with a comma.
-    const FRAME_BYTES: usize = 14;
-    let value = match op {
-        Op::Insert { text, .. } => text.len(),
-        Op::Embed { value, .. } => value_weight_bytes(value),
-        Op::Retain { .. } | Op::Delete { .. } => 4,
-    };
-    let attributes = op
-        .attributes()
-        .map_or(0, |map| 15 + map.iter().map(|(k, v)| k.len() + 4 + value_weight_bytes(v)).sum::<usize>());
-    FRAME_BYTES + value + attributes
+/// Bytes of a map of attributes in JSON, but for escapes.
+pub(crate) fn attributes_weight_bytes(map: &Attributes) -> usize {
+    // `"attributes":{}` and the quotes, colon and comma of each.
+    15 + map.iter().map(|(key, value)| key.len() + 4 + value_weight_bytes(value)).sum::<usize>()
 }
 
 /// Bytes of a value in JSON, but for escapes.

@@ -19,6 +19,14 @@ impl Rope {
         if content.is_document() { Ok(Self { content: content.clone() }) } else { Err(Invalid::NotADocument) }
     }
 
+    /// Whether [`Self::apply`] would succeed.
+    ///
+    /// # Errors
+    /// [`Invalid::PastEnd`] and [`Invalid::InsidePair`].
+    pub fn check(&self, edit: &Delta) -> Result<(), Invalid> {
+        self.clone().apply(edit)
+    }
+
     /// Applies an edit, or changes nothing.
     ///
     /// # Errors

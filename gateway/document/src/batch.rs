@@ -1,0 +1,246 @@
+//! Commit calls.
+//!
+//! In: the pending edits of all sessions; the script's replies. Out: one call at a time, with at most one entry of each
+//! client, all based on the pod's head and none on another (chaining them diverges); answers once an entry is in the log.
+
+use std::collections::BTreeSet;
+
+use ot::{Delta, Op};
+
+use crate::{
+    Answer, Batch, Code, Command, CommitReply, ConnectionId, Document, Entry, Refusal, Verdict,
+    connection::Connection,
+    document::{Flight, Origin},
+    edits::{overloaded, refusal},
+};
+
+/// What the names and numbers of an entry add to its operations, in bytes.
+const ENTRY_FRAME_BYTES: usize = 160;
+
+#[derive(Debug, Clone, Copy)]
+enum Source {
+    Present(ConnectionId),
+    /// By index.
+    Draining(usize),
+}
+
+impl Document {
+    /// Sends what is pending, unless a call is in flight or the store is away.
+    pub(crate) fn flush(&mut self) {
+        if self.flight.is_some() || self.away_since_ms.is_some() || self.stalled_at == Some(self.head().version) {
+            return;
+        }
+        let mut sources = self.sources();
+        sources.sort_unstable_by_key(|(arrival, _)| *arrival);
+        let mut clients = BTreeSet::new();
+        let mut entries = Vec::new();
+        let mut origins = Vec::new();
+        let mut bytes = 0_usize;
+        if let Some((entry, origin)) = self.newline_entry() {
+            bytes += entry.ops.weight_bytes() + ENTRY_FRAME_BYTES;
+            clients.insert(entry.client_id.clone());
+            entries.push(entry);
+            origins.push(origin);
+        }
+        for (_, source) in sources {
+            if entries.len() >= self.settings.batch_entries {
+                break;
+            }
+            let Some(connection) = self.source(source) else { continue };
+            let Some(own) = connection.chain.pending().front() else { continue };
+            if clients.contains(&connection.client_id) {
+                continue;
+            }
+            if let Err(why) = self.fits(&own.ops) {
+                match source {
+                    Source::Present(id) => self.refuse_pending(id, 0, why),
+                    // Nobody is there to hear of it.
+                    Source::Draining(index) => {
+                        if let Some(connection) = self.draining.get_mut(index) {
+                            connection.chain.cut(0);
+                        }
+                    }
+                }
+                continue;
+            }
+            let weight = own.ops.weight_bytes() + ENTRY_FRAME_BYTES;
+            if !entries.is_empty() && bytes + weight > self.settings.batch_bytes {
+                break;
+            }
+            bytes += weight;
+            let base = self.head().version;
+            let Some(connection) = self.source_mut(source) else { continue };
+            let (id, client_id) = (connection.id, connection.client_id.clone());
+            let (user_id, session) = (connection.user.id.clone(), connection.session.clone());
+            let Some(own) = connection.chain.front_mut() else { continue };
+            own.sent = true;
+            clients.insert(client_id.clone());
+            origins.push(Origin {
+                connection: Some(id),
+                session: session.clone(),
+                client_id: client_id.clone(),
+                identity: own.identity.clone(),
+                reply: own.reply.take(),
+            });
+            let (identity, ops) = (own.identity.clone(), own.ops.clone());
+            entries.push(Entry { identity, client_id, user_id, session, base, ops });
+        }
+        if entries.is_empty() {
+            return;
+        }
+        let floor = self.history.wanted_floor();
+        self.flight = Some(Flight { head: self.head().version, floor, origins });
+        self.out.push(Command::Commit(Batch { head: self.head().clone(), floor, entries }));
+    }
+
+    /// The reply to the call in flight.
+    pub(crate) fn on_committed(&mut self, reply: CommitReply) {
+        let Some(flight) = self.flight.take() else { return };
+        if reply.forked {
+            return self.reopen();
+        }
+        self.history.settle_floor(flight.floor);
+        self.learn(reply.tail);
+        if self.reopening {
+            return;
+        }
+        let head = self.head().version;
+        if reply.more {
+            self.heard = self.heard.max(head + 1);
+        }
+        let mut verdicts = reply.verdicts.into_iter();
+        for origin in flight.origins {
+            // A reply that says nothing of an entry leaves it to be sent again, which the script notices.
+            let verdict = verdicts.next().unwrap_or(Verdict::Behind);
+            if verdict == Verdict::Behind && head == flight.head {
+                self.stalled_at = Some(head);
+            }
+            self.on_verdict(origin, verdict);
+        }
+    }
+
+    fn on_verdict(&mut self, origin: Origin, verdict: Verdict) {
+        if origin.connection.is_none() {
+            return self.on_newline_verdict(&origin, verdict);
+        }
+        match verdict {
+            Verdict::Ok(version) | Verdict::Dup(version) => {
+                self.heard = self.heard.max(version);
+                if let Some(id) = origin.connection {
+                    self.answer(id, origin.reply, Ok(Answer::Version(version)));
+                    if version <= self.head().version && self.is_front(&origin) {
+                        self.start_afresh(id, &origin);
+                    }
+                }
+            }
+            Verdict::Gap(last_seq) => {
+                let message = format!("a number before this one is missing; the last one was {last_seq}; join again");
+                let why = Refusal { last_seq: Some(last_seq), ..refusal(Code::SeqGap, message) };
+                self.refuse_origin(origin, why);
+            }
+            Verdict::Overloaded => {
+                self.refuse_origin(origin, overloaded("this document has too many clients; join again later"));
+            }
+            Verdict::Behind => {
+                if let Some(own) = self.origin_mut(&origin).and_then(|connection| connection.chain.front_mut())
+                    && own.identity == origin.identity
+                {
+                    own.sent = false;
+                    own.reply = origin.reply;
+                }
+            }
+        }
+    }
+
+    /// An edit turns out to have been in the log before its session began, which did not know.
+    fn start_afresh(&mut self, id: ConnectionId, origin: &Origin) {
+        if self.connections.get(&id).is_some_and(|connection| connection.session == origin.session) {
+            self.send_rejoin(id);
+        } else if let Some(connection) = self.origin_mut(origin) {
+            connection.chain.cut(0);
+        }
+    }
+
+    /// Refuses a sent edit, and those behind it, if its session still lives.
+    fn refuse_origin(&mut self, origin: Origin, why: Refusal) {
+        let is_front = self.is_front(&origin);
+        let Some(connection) = self.origin_mut(&origin) else { return };
+        if !is_front {
+            return;
+        }
+        let id = connection.id;
+        if let Some(own) = connection.chain.front_mut() {
+            own.reply = origin.reply;
+        }
+        let present = self.connections.get(&id).is_some_and(|connection| connection.session == origin.session);
+        if present {
+            self.refuse_pending(id, 0, why);
+        } else if let Some(connection) = self.origin_mut(&origin) {
+            connection.chain.cut(0);
+        }
+    }
+
+    fn is_front(&mut self, origin: &Origin) -> bool {
+        self.origin_mut(origin)
+            .and_then(|connection| connection.chain.pending().front())
+            .is_some_and(|own| own.identity == origin.identity)
+    }
+
+    /// The session that an entry came from, while it lives.
+    fn origin_mut(&mut self, origin: &Origin) -> Option<&mut Connection> {
+        let id = origin.connection?;
+        let present = self.connections.get_mut(&id).filter(|connection| connection.session == origin.session);
+        present.or_else(|| self.draining.iter_mut().find(|connection| connection.session == origin.session))
+    }
+
+    /// Whether an edit may be appended at the head. Sizes are checked here and never again, so that what is in the log
+    /// always folds.
+    fn fits(&self, ops: &Delta) -> Result<(), Refusal> {
+        let rope = self.history.rope();
+        rope.check(ops).map_err(|invalid| refusal(Code::OpInvalid, format!("{invalid} as it is now")))?;
+        let (mut added, mut removed) = (0_usize, 0_usize);
+        for op in ops.ops() {
+            match op {
+                Op::Delete { length } => removed += length,
+                Op::Retain { attributes: None, .. } => {}
+                Op::Insert { .. } | Op::Embed { .. } | Op::Retain { .. } => added += op.weight_bytes(),
+            }
+        }
+        let limit = self.settings.max_document_bytes;
+        if added > removed && rope.bytes().saturating_add(added - removed) > limit {
+            let message = format!("the document would be larger than {limit} bytes");
+            return Err(refusal(Code::DocumentTooLarge, message));
+        }
+        Ok(())
+    }
+
+    /// All sessions with an edit to send, by the time it came.
+    fn sources(&self) -> Vec<(u64, Source)> {
+        let unsent =
+            |connection: &Connection| connection.chain.pending().front().filter(|own| !own.sent).map(|own| own.arrival);
+        let present = self.busy.iter().filter_map(|id| {
+            let connection = self.connections.get(id)?;
+            unsent(connection).map(|arrival| (arrival, Source::Present(*id)))
+        });
+        let draining = self
+            .draining
+            .iter()
+            .enumerate()
+            .filter_map(|(index, connection)| unsent(connection).map(|arrival| (arrival, Source::Draining(index))));
+        present.chain(draining).collect()
+    }
+
+    fn source(&self, source: Source) -> Option<&Connection> {
+        match source {
+            Source::Present(id) => self.connections.get(&id),
+            Source::Draining(index) => self.draining.get(index),
+        }
+    }
+
+    fn source_mut(&mut self, source: Source) -> Option<&mut Connection> {
+        match source {
+            Source::Present(id) => self.connections.get_mut(&id),
+            Source::Draining(index) => self.draining.get_mut(index),
+        }
+    }
+}

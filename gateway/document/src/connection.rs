@@ -1,0 +1,123 @@
+//! What the document keeps of one connection.
+//!
+//! In: joins and edits, by way of `joins` and `edits`. Out: the state that they and `batch` go by.
+
+use std::{collections::VecDeque, sync::Arc};
+
+use crate::{ClientRow, ConnectionId, Edit, Form, Position, ReplyId, Role, User, Version, chain::Chain};
+
+/// One connection in the document, or one that has left it with edits that are not committed yet.
+#[derive(Debug)]
+pub(crate) struct Connection {
+    pub(crate) id: ConnectionId,
+    pub(crate) user: User,
+    pub(crate) client_id: Arc<str>,
+    pub(crate) session: Arc<str>,
+    pub(crate) role: Role,
+    pub(crate) stage: Stage,
+    pub(crate) chain: Chain,
+    /// Edits that name a version which this pod does not have yet, and those behind them.
+    pub(crate) inbox: VecDeque<Edit>,
+    /// The lowest number that this session takes; those below are ignored.
+    pub(crate) next_seq: u64,
+    /// The highest number of this client that is in the log or was taken in this session.
+    pub(crate) taken_seq: u64,
+    /// The highest number of this client that is in the log, and the version it has there.
+    pub(crate) last_seq: u64,
+    pub(crate) last_version: Version,
+    /// Numbers given to edits that have none.
+    pub(crate) gateway_seq: u64,
+    /// An edit was refused: the session takes no more.
+    pub(crate) ended: bool,
+    /// The socket is not being read.
+    pub(crate) paused: bool,
+    /// Counts in the presence.
+    pub(crate) present: bool,
+    /// A cursor that stands behind own edits which are not committed yet.
+    pub(crate) cursor: Option<WaitingCursor>,
+}
+
+/// Where a connection stands.
+#[derive(Debug)]
+pub(crate) enum Stage {
+    Joining(Box<Joining>),
+    Joined,
+    /// It was told to join again; edits without a session are kept until it does, with the time they came.
+    Rejoining(Vec<(Edit, u64)>),
+}
+
+/// A join under way.
+#[derive(Debug)]
+pub(crate) struct Joining {
+    pub(crate) form: Form,
+    pub(crate) version: Option<Version>,
+    pub(crate) hash: Option<Arc<str>>,
+    pub(crate) last_session: Option<Arc<str>>,
+    pub(crate) seq: Option<u64>,
+    pub(crate) early: VecDeque<Edit>,
+    pub(crate) replies: Vec<ReplyId>,
+    /// Lookups that have not come back; the last one counts.
+    pub(crate) lookups: u32,
+    pub(crate) row: Option<ClientRow>,
+    /// The version that must be reached first.
+    pub(crate) reach: Version,
+    /// Role and numbers are known and early edits are being committed.
+    pub(crate) prepared: bool,
+}
+
+/// A cursor that can be shown once the own edits before it are committed.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) struct WaitingCursor {
+    pub(crate) position: Position,
+    /// How many own edits stand before it.
+    pub(crate) behind: usize,
+}
+
+impl Connection {
+    pub(crate) fn is_joined(&self) -> bool {
+        matches!(self.stage, Stage::Joined)
+    }
+
+    pub(crate) fn joining(&mut self) -> Option<&mut Joining> {
+        match &mut self.stage {
+            Stage::Joining(joining) => Some(joining),
+            Stage::Joined | Stage::Rejoining(_) => None,
+        }
+    }
+
+    /// What this session has sent, as a connection that is gone: it is committed, but nobody is told.
+    pub(crate) fn leave_behind(&mut self) -> Connection {
+        Connection {
+            id: self.id,
+            user: self.user.clone(),
+            client_id: self.client_id.clone(),
+            session: self.session.clone(),
+            role: self.role,
+            stage: Stage::Joined,
+            chain: std::mem::take(&mut self.chain),
+            inbox: VecDeque::new(),
+            next_seq: 1,
+            taken_seq: 0,
+            last_seq: 0,
+            last_version: 0,
+            gateway_seq: 0,
+            ended: false,
+            paused: false,
+            present: false,
+            cursor: None,
+        }
+    }
+
+    /// Forgets everything of the session.
+    pub(crate) fn reset(&mut self) {
+        self.chain = Chain::default();
+        self.inbox.clear();
+        self.next_seq = 1;
+        self.taken_seq = 0;
+        self.last_seq = 0;
+        self.last_version = 0;
+        self.gateway_seq = 0;
+        self.ended = false;
+        self.cursor = None;
+    }
+}

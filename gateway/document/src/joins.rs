@@ -1,0 +1,355 @@
+//! Joins.
+//!
+//! In: `join-document`, and what the store says of the user and the client. Out: `document-joined`, by entries where the
+//! client can go on from what it has, else by content. Before that, in order: the store is asked; the pod catches up with
+//! what the store knows of the client; what an older session of this client left here is committed; edits that came before
+//! the join are committed; for Quill a newline at the end is.
+
+use std::{collections::VecDeque, sync::Arc};
+
+use ot::Delta;
+
+use crate::{
+    Answer, Canonical, ClientRow, Code, Command, ConnectionId, Document, Entry, Event, Form, Identity, Join, Joined,
+    JoinedContent, Lookup, Mutation, Refusal, Role, Verdict,
+    chain::Chain,
+    connection::{Connection, Joining, Stage},
+    document::Origin,
+    edits::{overloaded, refusal},
+    window::weight_bytes,
+};
+
+/// The client that the gateway's own newlines are counted for. No connection may have this name.
+pub(crate) const NEWLINE_CLIENT: &str = "newline";
+/// Joins of one connection that wait for the same answer.
+const MAX_REPLIES: usize = 64;
+/// Edits before the join are kept this long, in milliseconds.
+const EARLY_MS: u64 = 10_000;
+
+impl Document {
+    pub(crate) fn on_join(&mut self, join: Join, now_ms: u64) {
+        let id = join.connection;
+        if *join.client_id == *NEWLINE_CLIENT {
+            return self.refuse_join(&join, refusal(Code::BadRequest, "the clientId `newline` is the gateway's own"));
+        }
+        let mut same_client = Vec::new();
+        for (other, connection) in self.connections.iter().filter(|(other, _)| **other != id) {
+            if connection.client_id == join.client_id {
+                if connection.user.id != join.user.id {
+                    return self.refuse_join(&join, not_owner());
+                }
+                if *other > id {
+                    return self
+                        .refuse_join(&join, refusal(Code::ClientReplaced, "a newer connection has this clientId"));
+                }
+                same_client.push(*other);
+            }
+        }
+        for other in same_client {
+            self.depart(other, true, now_ms);
+        }
+        let joining = Joining {
+            form: join.form,
+            version: join.version,
+            hash: join.hash,
+            last_session: join.last_session,
+            seq: join.seq,
+            early: join.early.into(),
+            replies: join.reply.into_iter().collect(),
+            lookups: 1,
+            row: None,
+            reach: 0,
+            prepared: false,
+        };
+        let mut clients = vec![join.client_id.clone()];
+        if join.form == Form::Quill {
+            clients.push(Arc::from(NEWLINE_CLIENT));
+        }
+        let user_id = join.user.id.clone();
+        self.out.push(Command::Lookup { connection: id, user_id, clients, after: self.head().clone() });
+        self.joining.insert(id);
+        self.waiting.remove(&id);
+        self.busy.remove(&id);
+        match self.connections.remove(&id) {
+            None => {
+                let connection = Connection {
+                    id,
+                    user: join.user,
+                    client_id: join.client_id,
+                    session: join.session,
+                    role: Role::Read,
+                    stage: Stage::Joining(Box::new(joining)),
+                    chain: Chain::default(),
+                    inbox: VecDeque::new(),
+                    next_seq: 1,
+                    taken_seq: 0,
+                    last_seq: 0,
+                    last_version: 0,
+                    gateway_seq: 0,
+                    ended: false,
+                    paused: false,
+                    present: false,
+                    cursor: None,
+                };
+                self.connections.insert(id, connection);
+            }
+            Some(connection) => self.join_again(connection, join.session, joining, now_ms),
+        }
+        self.check_pause(id);
+    }
+
+    pub(crate) fn on_looked_up(&mut self, id: ConnectionId, result: Result<Lookup, Refusal>, now_ms: u64) {
+        let lookup = match result {
+            Ok(lookup) => lookup,
+            Err(why) => {
+                let joining = self.connections.get_mut(&id).and_then(Connection::joining);
+                if joining.is_some_and(|joining| {
+                    joining.lookups = joining.lookups.saturating_sub(1);
+                    joining.lookups == 0
+                }) {
+                    self.end_join(id, why, now_ms);
+                }
+                return;
+            }
+        };
+        self.learn(lookup.tail);
+        if self.reopening {
+            return;
+        }
+        let head = self.head().version;
+        if lookup.more {
+            self.heard = self.heard.max(head + 1);
+        }
+        for row in lookup.rows.iter().filter(|row| *row.client_id == *NEWLINE_CLIENT) {
+            self.newline_seq = self.newline_seq.max(row.last_seq);
+        }
+        let Some(connection) = self.connections.get_mut(&id) else { return };
+        let row = lookup.rows.into_iter().find(|row| row.client_id == connection.client_id);
+        let foreign = row.as_ref().is_some_and(|row| row.owner != connection.user.id);
+        let Some(joining) = connection.joining() else { return };
+        joining.lookups = joining.lookups.saturating_sub(1);
+        if joining.lookups > 0 {
+            return;
+        }
+        if foreign {
+            return self.end_join(id, not_owner(), now_ms);
+        }
+        let wanted = joining.version.filter(|_| lookup.more).unwrap_or(0);
+        joining.reach = wanted.max(row.as_ref().map_or(0, |row| row.version));
+        joining.row = row;
+        connection.role = lookup.role;
+    }
+
+    /// Takes every join as far as it goes.
+    pub(crate) fn progress_joins(&mut self, now_ms: u64) {
+        self.newline_wanted = false;
+        for id in self.joining.clone() {
+            self.progress_join(id, now_ms);
+        }
+    }
+
+    /// The gateway's own newline, if a join waits for one.
+    pub(crate) fn newline_entry(&self) -> Option<(Entry, Origin)> {
+        let rope = self.history.rope();
+        if !self.newline_wanted || rope.ends_with_newline() {
+            return None;
+        }
+        let name: Arc<str> = Arc::from(NEWLINE_CLIENT);
+        let identity = Identity { id: name.clone(), seq: self.newline_seq + 1, by_gateway: false };
+        let entry = Entry {
+            identity: identity.clone(),
+            client_id: name.clone(),
+            user_id: name.clone(),
+            session: name.clone(),
+            base: self.head().version,
+            ops: Delta::new().retain(rope.length_utf16(), None).insert("\n", None),
+        };
+        let origin = Origin { connection: None, session: name.clone(), client_id: name, identity, reply: None };
+        Some((entry, origin))
+    }
+
+    pub(crate) fn on_newline_verdict(&mut self, origin: &Origin, verdict: Verdict) {
+        match verdict {
+            Verdict::Ok(version) => self.heard = self.heard.max(version),
+            Verdict::Dup(version) => {
+                // Another pod's, which is as good; should it have been deleted since, the next number is used.
+                self.heard = self.heard.max(version);
+                self.newline_seq = self.newline_seq.max(origin.identity.seq);
+            }
+            Verdict::Gap(last_seq) => self.newline_seq = last_seq,
+            Verdict::Behind => {}
+            Verdict::Overloaded => {
+                for id in self.joining.clone() {
+                    let joining = self.connections.get_mut(&id).and_then(Connection::joining);
+                    if joining.is_some_and(|joining| joining.prepared && joining.form == Form::Quill) {
+                        self.end_join(id, overloaded("this document has too many clients; join again later"), 0);
+                    }
+                }
+            }
+        }
+    }
+
+    /// Answers the callbacks of a join; without one an error comes as an event.
+    pub(crate) fn answer_join(&mut self, id: ConnectionId, answer: Result<Answer, Refusal>) {
+        let joining = self.connections.get_mut(&id).and_then(Connection::joining);
+        let replies = joining.map(|joining| std::mem::take(&mut joining.replies)).unwrap_or_default();
+        if replies.is_empty() && answer.is_err() {
+            return self.answer(id, None, answer);
+        }
+        for reply in replies {
+            self.answer(id, Some(reply), answer.clone());
+        }
+    }
+
+    /// The connection is in the document, or on its way in, and joins again.
+    fn join_again(&mut self, connection: Connection, session: Arc<str>, joining: Joining, now_ms: u64) {
+        let id = connection.id;
+        let mut connection = connection;
+        let mut joining = joining;
+        match std::mem::replace(&mut connection.stage, Stage::Joined) {
+            Stage::Joining(before) => {
+                joining.lookups = before.lookups + 1;
+                joining.replies.splice(0..0, before.replies);
+                joining.replies.truncate(MAX_REPLIES);
+                joining.early.extend(before.early);
+            }
+            Stage::Rejoining(early) => {
+                for (edit, at_ms) in early {
+                    if at_ms.saturating_add(EARLY_MS) < now_ms {
+                        self.answer(id, edit.reply, Err(refusal(Code::NotJoined, "the join came too late")));
+                    } else {
+                        joining.early.push_back(edit);
+                    }
+                }
+            }
+            Stage::Joined => {}
+        }
+        // A client that names its session sends again what is not confirmed; one that does not would lose it.
+        if joining.last_session.is_none() && !connection.chain.pending().is_empty() {
+            let left = connection.leave_behind();
+            self.draining.push(left);
+        }
+        connection.reset();
+        connection.session = session;
+        connection.stage = Stage::Joining(Box::new(joining));
+        self.connections.insert(id, connection);
+    }
+
+    fn progress_join(&mut self, id: ConnectionId, now_ms: u64) {
+        let head = self.head().version;
+        let Some(connection) = self.connections.get_mut(&id) else { return };
+        let Stage::Joining(joining) = &mut connection.stage else { return };
+        if joining.lookups > 0 || joining.reach > head {
+            return;
+        }
+        if !joining.prepared {
+            let (client_id, session) = (&connection.client_id, &connection.session);
+            let in_flight = self.flight.iter().flat_map(|flight| &flight.origins);
+            if in_flight.into_iter().any(|origin| origin.client_id == *client_id && origin.session != *session)
+                || self.draining.iter().any(|left| left.client_id == *client_id && !left.chain.pending().is_empty())
+            {
+                return;
+            }
+            joining.prepared = true;
+            if let Some(ClientRow { last_seq, version, .. }) = joining.row
+                && last_seq > connection.last_seq
+            {
+                connection.last_seq = last_seq;
+                connection.last_version = version;
+            }
+            connection.taken_seq = connection.last_seq;
+            connection.next_seq = joining.seq.unwrap_or(1).max(1);
+        }
+        let early = std::mem::take(&mut joining.early);
+        if joining.last_session.is_none() {
+            connection.inbox.extend(early);
+        }
+        let wants_newline = joining.form == Form::Quill;
+        self.waiting.insert(id);
+        self.open_inbox(id, now_ms);
+        let Some(connection) = self.connections.get(&id) else { return };
+        if !connection.inbox.is_empty() || !connection.chain.pending().is_empty() {
+            return;
+        }
+        if wants_newline && !self.history.rope().ends_with_newline() {
+            self.newline_wanted = true;
+            return;
+        }
+        self.finish_join(id, now_ms);
+    }
+
+    fn finish_join(&mut self, id: ConnectionId, now_ms: u64) {
+        let at = self.head().clone();
+        let rope = self.history.rope();
+        let Some(connection) = self.connections.get(&id) else { return };
+        let Stage::Joining(joining) = &connection.stage else { return };
+        let content = match (self.entries_for(connection, joining), joining.form) {
+            (Some(entries), _) => JoinedContent::Edits(entries),
+            (None, Form::Text) => JoinedContent::Text(rope.text()),
+            (None, Form::Delta | Form::Quill) => JoinedContent::Ops(rope.to_delta()),
+        };
+        self.joining.remove(&id);
+        self.had_clients = true;
+        let user = connection.user.clone();
+        if !connection.present {
+            self.presence.join(&user, now_ms);
+        }
+        let (active_users, active_count) = (self.active_users(&user.id), self.presence.count());
+        let Some(connection) = self.connections.get_mut(&id) else { return };
+        connection.present = true;
+        connection.taken_seq = connection.taken_seq.max(connection.last_seq);
+        let joined = Joined {
+            at: at.clone(),
+            session: connection.session.clone(),
+            role: connection.role,
+            client_id: connection.client_id.clone(),
+            last_seq: connection.last_seq,
+            active_users,
+            active_count,
+            content,
+        };
+        self.out.push(Command::Send { to: vec![id], event: Event::DocumentJoined(Box::new(joined)) });
+        self.answer_join(id, Ok(Answer::Version(at.version)));
+        if let Some(connection) = self.connections.get_mut(&id) {
+            connection.stage = Stage::Joined;
+        }
+    }
+
+    /// Every entry after what the client has, if it can go on from there.
+    fn entries_for(&self, connection: &Connection, joining: &Joining) -> Option<Vec<Arc<Canonical>>> {
+        let version = joining.version?;
+        if self.history.hash(version)? != joining.hash.as_ref()? {
+            return None;
+        }
+        let mut bytes = 0;
+        let mut entries = Vec::new();
+        for entry in self.history.after(version)? {
+            let own = entry.client_id == connection.client_id;
+            let same_session = joining.last_session.as_ref() == Some(&entry.session);
+            if own && !same_session && self.settings.mutation != Mutation::NoSessions {
+                return None;
+            }
+            bytes += weight_bytes(entry);
+            if entries.len() >= self.settings.join_entries || (bytes > self.settings.join_bytes && !entries.is_empty())
+            {
+                return None;
+            }
+            entries.push(entry.clone());
+        }
+        Some(entries)
+    }
+
+    /// The join fails; the connection is not, or no longer, in the document.
+    fn end_join(&mut self, id: ConnectionId, why: Refusal, now_ms: u64) {
+        self.answer_join(id, Err(why));
+        self.depart(id, false, now_ms);
+    }
+
+    fn refuse_join(&mut self, join: &Join, why: Refusal) {
+        self.answer(join.connection, join.reply, Err(why));
+    }
+}
+
+fn not_owner() -> Refusal {
+    refusal(Code::BadRequest, "this clientId belongs to another user on this document; use a new one")
+}

@@ -1,0 +1,228 @@
+//! The history of the document as this pod knows it: the content at its head, and the canonical forms just below.
+//!
+//! In: log entries in order. Out: their canonical forms, and the content after each. An entry's own form applies to the
+//! version it was made on; folding carries it over what was committed in between, one entry at a time (transforming
+//! against a composed history diverges), the later committed one standing first at ties.
+
+use std::{collections::VecDeque, sync::Arc};
+
+use ot::{Delta, Invalid, Rope, Side};
+
+use crate::{
+    Canonical, Entry, Logged, Mutation, OpenError, Point, Settings, Snapshot, Version, settings::hard_window_bytes,
+};
+
+/// Why an entry cannot be taken in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Unlearnable {
+    /// Its base lies below the canonical forms that are kept.
+    BelowWindow,
+    /// It does not fit the document.
+    Unfit(Invalid),
+}
+
+/// Content and canonical forms.
+#[derive(Debug)]
+pub(crate) struct History {
+    rope: Rope,
+    head: Point,
+    /// Contiguous, oldest first, the last one at `head`.
+    canon: VecDeque<Arc<Canonical>>,
+    canon_bytes: usize,
+    /// The point just below the oldest canonical form, where it is known.
+    below: Option<Point>,
+    /// The store is known to refuse entries whose base is below this.
+    settled_floor: Version,
+    /// What was learned since the last stored snapshot.
+    tail_entries: usize,
+    tail_bytes: usize,
+    flip_ties: bool,
+    window_entries: usize,
+    window_bytes: usize,
+}
+
+impl History {
+    pub(crate) fn open(settings: &Settings, snapshot: Snapshot, tail: &[Logged]) -> Result<Self, OpenError> {
+        let rope = Rope::from_delta(&snapshot.content).map_err(OpenError::Content)?;
+        let mut expected = snapshot
+            .at
+            .version
+            .checked_sub(snapshot.window.len() as u64)
+            .ok_or(OpenError::Gap { expected: 0, found: snapshot.at.version })?;
+        let settled_floor = expected;
+        for canonical in &snapshot.window {
+            expected += 1;
+            if canonical.at.version != expected {
+                return Err(OpenError::Gap { expected, found: canonical.at.version });
+            }
+        }
+        let below = snapshot.window.is_empty().then(|| snapshot.at.clone());
+        let canon: VecDeque<_> = snapshot.window.into_iter().map(Arc::new).collect();
+        let mut history = Self {
+            rope,
+            head: snapshot.at,
+            canon_bytes: canon.iter().map(|canonical| weight_bytes(canonical)).sum(),
+            canon,
+            below,
+            settled_floor,
+            tail_entries: 0,
+            tail_bytes: 0,
+            flip_ties: settings.mutation == Mutation::FlipTies,
+            window_entries: settings.window_entries,
+            window_bytes: settings.window_bytes,
+        };
+        for logged in tail.iter().filter(|logged| logged.at.version > history.head.version).collect::<Vec<_>>() {
+            let expected = history.head.version + 1;
+            let version = logged.at.version;
+            if version != expected {
+                return Err(OpenError::Gap { expected, found: version });
+            }
+            history.learn(logged).map_err(|trouble| match trouble {
+                Unlearnable::BelowWindow => OpenError::BelowWindow { version, base: logged.entry.base },
+                Unlearnable::Unfit(invalid) => OpenError::Unfit { version, invalid },
+            })?;
+        }
+        Ok(history)
+    }
+
+    pub(crate) fn head(&self) -> &Point {
+        &self.head
+    }
+
+    pub(crate) fn rope(&self) -> &Rope {
+        &self.rope
+    }
+
+    /// The lowest version that an entry may be made on: every later one is still kept.
+    pub(crate) fn floor(&self) -> Version {
+        self.head.version - self.canon.len() as u64
+    }
+
+    /// The canonical form of this version, while it is kept.
+    pub(crate) fn canonical(&self, version: Version) -> Option<&Arc<Canonical>> {
+        let index = version.checked_sub(self.floor() + 1)?;
+        self.canon.get(usize::try_from(index).ok()?)
+    }
+
+    /// The canonical forms after this version, oldest first; none if some are no longer kept.
+    pub(crate) fn after(&self, version: Version) -> Option<impl DoubleEndedIterator<Item = &Arc<Canonical>>> {
+        let skip = usize::try_from(version.checked_sub(self.floor())?).ok()?;
+        (version <= self.head.version).then(|| self.canon.iter().skip(skip))
+    }
+
+    /// The hash of this version, while it is known.
+    pub(crate) fn hash(&self, version: Version) -> Option<&Arc<str>> {
+        if version == self.head.version {
+            return Some(&self.head.hash);
+        }
+        match &self.below {
+            Some(below) if below.version == version => Some(&below.hash),
+            _ => self.canonical(version).map(|canonical| &canonical.at.hash),
+        }
+    }
+
+    /// Takes in the entry after the head.
+    pub(crate) fn learn(&mut self, logged: &Logged) -> Result<Arc<Canonical>, Unlearnable> {
+        let ops = self.fold(&logged.entry)?;
+        self.rope.apply(&ops).map_err(Unlearnable::Unfit)?;
+        let entry = &logged.entry;
+        let canonical = Arc::new(Canonical {
+            at: logged.at.clone(),
+            identity: entry.identity.clone(),
+            client_id: entry.client_id.clone(),
+            user_id: entry.user_id.clone(),
+            session: entry.session.clone(),
+            ops: Arc::new(ops),
+        });
+        let bytes = weight_bytes(&canonical);
+        self.head = logged.at.clone();
+        self.canon.push_back(canonical.clone());
+        self.canon_bytes += bytes;
+        self.tail_entries += 1;
+        self.tail_bytes += bytes;
+        self.trim();
+        Ok(canonical)
+    }
+
+    /// The side that the transform of a committed entry gives to one that is carried over it.
+    pub(crate) fn tie(&self) -> Side {
+        if self.flip_ties { Side::This } else { Side::Other }
+    }
+
+    /// The lower end that this pod would keep by its own rule, to be told to the store.
+    pub(crate) fn wanted_floor(&self) -> Version {
+        let mut bytes = self.canon_bytes;
+        let mut floor = self.floor();
+        for canonical in &self.canon {
+            if bytes <= self.window_bytes || floor + 1 >= self.head.version {
+                break;
+            }
+            bytes -= weight_bytes(canonical);
+            floor += 1;
+        }
+        floor
+    }
+
+    /// The store now refuses entries whose base is below `floor`.
+    pub(crate) fn settle_floor(&mut self, floor: Version) {
+        self.settled_floor = self.settled_floor.max(floor);
+        self.trim();
+    }
+
+    /// Whether enough came since the last snapshot that opening would be slow.
+    pub(crate) fn snapshot_due(&self, settings: &Settings) -> bool {
+        self.tail_entries > settings.snapshot_tail_entries
+            || self.tail_bytes > settings.snapshot_tail_bytes.max(self.rope.bytes() / 10)
+    }
+
+    /// How much came since the last snapshot.
+    pub(crate) fn tail(&self) -> (usize, usize) {
+        (self.tail_entries, self.tail_bytes)
+    }
+
+    /// A snapshot made when the tail was `tail` is stored.
+    pub(crate) fn saved(&mut self, tail: (usize, usize)) {
+        self.tail_entries = self.tail_entries.saturating_sub(tail.0);
+        self.tail_bytes = self.tail_bytes.saturating_sub(tail.1);
+    }
+
+    pub(crate) fn snapshot(&self, mutation: Mutation) -> Snapshot {
+        let window = match mutation {
+            Mutation::SnapshotWithoutWindow => Vec::new(),
+            _ => self.canon.iter().map(|canonical| Canonical::clone(canonical)).collect(),
+        };
+        Snapshot { at: self.head.clone(), content: self.rope.to_delta(), window }
+    }
+
+    fn fold(&self, entry: &Entry) -> Result<Delta, Unlearnable> {
+        let later = self.after(entry.base).ok_or(Unlearnable::BelowWindow)?;
+        let mut ops: Option<Delta> = None;
+        for canonical in later {
+            let from = ops.as_ref().unwrap_or(&entry.ops);
+            ops = Some(canonical.ops.transform(from, self.tie()));
+        }
+        Ok(ops.unwrap_or_else(|| entry.ops.clone()))
+    }
+
+    /// Forgets what no entry can need any more: by number, which the store knows by itself, and by bytes below the
+    /// floor that the store was told. The last one always stays.
+    fn trim(&mut self) {
+        while self.canon.len() > 1
+            && (self.canon.len() > self.window_entries
+                || (self.canon_bytes > self.window_bytes && self.floor() < self.settled_floor)
+                || self.canon_bytes > hard_window_bytes(self.window_bytes))
+        {
+            if let Some(gone) = self.canon.pop_front() {
+                self.canon_bytes = self.canon_bytes.saturating_sub(weight_bytes(&gone));
+                self.below = Some(gone.at.clone());
+            }
+        }
+    }
+}
+
+/// What a canonical form counts in bytes.
+pub(crate) fn weight_bytes(canonical: &Canonical) -> usize {
+    // The names and numbers around the operations.
+    const FRAME_BYTES: usize = 96;
+    FRAME_BYTES + canonical.ops.weight_bytes()
+}

@@ -4,6 +4,7 @@
 //! nodes of Kubernetes (each a network, mount and process namespace, so that a node can lose its power or be cut off),
 //! or only an API server with its etcd; and what tests do to them.
 
+mod cgroup;
 mod cluster;
 mod control_plane;
 pub mod forward;

@@ -19,7 +19,7 @@ use kube::{
 };
 
 use crate::{
-    control_plane, images, machine, network,
+    cgroup, control_plane, images, machine, network,
     network::{NODES, Node},
     node, objects,
     paths::STATE,
@@ -30,8 +30,6 @@ use crate::{
 
 /// Longest wait for both nodes once the API server is there.
 const NODES_READY_WITHIN: Duration = Duration::from_secs(120);
-/// The kernel frees the cgroups of killed containers a little later.
-const CGROUPS_GONE_WITHIN: Duration = Duration::from_secs(10);
 const LOCK: &str = "/run/collabcluster.lock";
 
 /// The kubeconfig of the cluster on this machine.
@@ -107,7 +105,7 @@ pub fn leftovers() -> Result<Vec<String>> {
     found.extend(marked(&Mark::cluster(state())).iter().map(|process| format!("process: {process}")));
     let mounts = fs::read_to_string("/proc/mounts")?;
     found.extend(mounts.lines().filter(|line| line.contains("collab")).map(|line| format!("mount: {line}")));
-    found.extend(cgroups().iter().map(|folder| format!("cgroup: {}", folder.display())));
+    found.extend(cgroup::dead().iter().map(|group| format!("control group: {}", group.display())));
     if state().exists() {
         found.push(format!("folder: {STATE}"));
     }
@@ -257,13 +255,13 @@ fn lock() -> Result<File> {
 }
 
 fn take_away() -> Result<()> {
-    kill_marked(&Mark::cluster(state()))?;
+    // The nodes first: their containers are known while their files are there.
     for node in NODES {
-        network::disconnect(node);
+        node::kill(state(), node)?;
     }
+    kill_marked(&Mark::cluster(state()))?;
     network::remove_bridge();
     unmount();
-    remove_cgroups()?;
     if state().exists() {
         fs::remove_dir_all(state()).with_context(|| format!("cannot remove {STATE}"))?;
     }
@@ -276,29 +274,5 @@ fn unmount() {
     for target in mounts.lines().rev().filter_map(|line| line.split(' ').nth(1)).filter(|path| path.starts_with(STATE))
     {
         let _ = Command::new("umount").args(["--lazy", target]).stderr(Stdio::null()).status();
-    }
-}
-
-fn cgroups() -> Vec<PathBuf> {
-    machine::cgroup_roots().into_iter().map(|root| root.join(node::CGROUP)).filter(|folder| folder.exists()).collect()
-}
-
-fn remove_cgroups() -> Result<()> {
-    let deadline = Instant::now() + CGROUPS_GONE_WITHIN;
-    loop {
-        for folder in cgroups() {
-            let target = folder.display().to_string();
-            let arguments = ["-depth", "-type", "d", "-exec", "rmdir", "{}", ";"];
-            let all: Vec<&str> = std::iter::once(target.as_str()).chain(arguments).collect();
-            let _ = Command::new("find").args(all).stderr(Stdio::null()).status();
-        }
-        let left = cgroups();
-        if left.is_empty() {
-            return Ok(());
-        }
-        if Instant::now() > deadline {
-            bail!("cgroups are still in use: {left:?}");
-        }
-        std::thread::sleep(Duration::from_millis(50));
     }
 }

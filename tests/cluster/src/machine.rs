@@ -10,7 +10,7 @@ use std::{
 
 use anyhow::{Result, bail};
 
-use crate::{process::run_command, progress::Step};
+use crate::{cgroup, process::run_command, progress::Step};
 
 /// A file that shows that a package is there, and the package.
 const NEEDED: &[(&str, &str)] = &[
@@ -46,7 +46,7 @@ pub(crate) fn prepare() -> Result<()> {
             "this machine does not allow new network, mount and process namespaces (a container without CAP_SYS_ADMIN?); use a virtual machine, {OTHERWISE}"
         );
     }
-    if !Path::new("/sys/fs/cgroup").is_dir() || cgroup_roots().is_empty() {
+    if !Path::new("/sys/fs/cgroup").is_dir() || cgroup::roots().is_empty() {
         bail!("no cgroups are mounted below /sys/fs/cgroup, and containers need them");
     }
     Ok(())
@@ -61,19 +61,6 @@ pub(crate) fn require_root() -> Result<()> {
         );
     }
     Ok(())
-}
-
-/// The roots of the cgroup hierarchies that are mounted here: one of version 2, or several of version 1.
-pub(crate) fn cgroup_roots() -> Vec<std::path::PathBuf> {
-    let mounts = fs::read_to_string("/proc/mounts").unwrap_or_default();
-    mounts
-        .lines()
-        .filter_map(|line| {
-            let mut fields = line.split(' ');
-            let (_, target, kind) = (fields.next()?, fields.next()?, fields.next()?);
-            kind.starts_with("cgroup").then(|| target.into())
-        })
-        .collect()
 }
 
 fn is_root() -> bool {

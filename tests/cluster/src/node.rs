@@ -7,12 +7,11 @@ use std::{fs, path::Path};
 use anyhow::Result;
 
 use crate::{
+    cgroup,
     network::{self, Node},
     process::{Mark, kill_marked, run, spawn_daemon},
 };
 
-/// The parent of all containers' cgroups, below each hierarchy's root.
-pub(crate) const CGROUP: &str = "collabcluster";
 /// Volumes made on each node; tests that run together use a few each.
 const VOLUMES: u8 = 16;
 
@@ -39,7 +38,6 @@ pub(crate) fn configure(state: &Path, node: Node) -> Result<()> {
         let text = template
             .replace("{STATE}", &state.display().to_string())
             .replace("{NODE}", &node.name())
-            .replace("{CGROUP}", CGROUP)
             .replace("{PODS}", &node.pods());
         fs::write(home.join(file), text)?;
     }
@@ -82,7 +80,7 @@ pub(crate) fn start(state: &Path, programs: &Path, node: Node) -> Result<()> {
 pub(crate) fn kill(state: &Path, node: Node) -> Result<()> {
     kill_marked(&Mark::part(state, &node.name()))?;
     network::disconnect(node);
-    Ok(())
+    cgroup::remove(&cgroup::containers(&state.join(node.name()).join("containerd/state")))
 }
 
 /// Runs containerd's client on a node.

@@ -17,7 +17,7 @@ use serde_json::Value;
 use crate::config::Jwt;
 
 /// Clocks of the signing application and of this pod may differ by this much.
-const LEEWAY_SECONDS: u64 = 30;
+pub const LEEWAY_SECONDS: u64 = 30;
 /// A longer token is somebody's mistake or attack; browsers' headers are smaller.
 const TOKEN_BYTES_MAX: usize = 8 * 1024;
 /// CONTRACT section 1.

@@ -5,13 +5,21 @@
 
 pub mod admin;
 pub mod auth;
+pub mod bus;
 pub mod config;
 pub mod connection;
 pub mod demo;
 pub mod directory;
+mod document_io;
+mod document_presence;
+mod document_task;
+pub mod documents;
 pub mod drain;
+pub mod lease;
 pub mod live;
 pub mod metrics;
 pub mod outbox;
 pub mod registry;
 pub mod server;
+pub mod start;
+pub mod store;

@@ -1,1 +1,114 @@
-fn main() {}
+//! Configure, bind, serve, drain.
+
+use std::{process::ExitCode, sync::Arc, time::Duration};
+
+use anyhow::Context;
+use collab_gateway::{
+    admin,
+    config::{Config, Loading},
+    drain::{self, Pace},
+    live::{self, Live},
+    start::{self, Running},
+};
+use tokio::{net::TcpListener, signal::unix::SignalKind, sync::watch};
+use tokio_util::sync::CancellationToken;
+use tracing_subscriber::{EnvFilter, layer::SubscriberExt, reload, util::SubscriberInitExt};
+
+/// Every failure of `--config` and the flags.
+const BAD_CONFIGURATION: u8 = 2;
+
+fn main() -> ExitCode {
+    let config = match Config::load(std::env::args_os()) {
+        Ok(config) => config,
+        Err(Loading::Asked(answer)) => {
+            // Help and version; a closed pipe is the reader's choice.
+            let _ = answer.print();
+            return ExitCode::SUCCESS;
+        }
+        Err(mistake @ Loading::Mistake(_)) => {
+            eprintln!("collab-gateway: {mistake}");
+            return ExitCode::from(BAD_CONFIGURATION);
+        }
+    };
+    let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => {
+            eprintln!("collab-gateway: no threads: {error}");
+            return ExitCode::FAILURE;
+        }
+    };
+    match runtime.block_on(run(config)) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            tracing::error!("{error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+async fn run(config: Config) -> anyhow::Result<()> {
+    let (settings, live) = watch::channel(config.live.clone());
+    follow_settings(&config, settings, live.clone())?;
+    let mut terminate = tokio::signal::unix::signal(SignalKind::terminate()).context("SIGTERM")?;
+    let mut interrupt = tokio::signal::unix::signal(SignalKind::interrupt()).context("SIGINT")?;
+
+    let public = TcpListener::bind(config.listen).await.with_context(|| format!("--listen {}", config.listen))?;
+    let private = TcpListener::bind(config.admin_listen)
+        .await
+        .with_context(|| format!("--admin-listen {}", config.admin_listen))?;
+    let Running { server, admin, owned } = start::start(&config, live.clone()).await?;
+    tracing::info!(listen = %public.local_addr()?, admin = %private.local_addr()?, "ready for connections");
+
+    let stop = CancellationToken::new();
+    let serving = tokio::spawn(Arc::clone(&server).serve(public, stop.clone()));
+    let probes = tokio::spawn(admin::serve(private, admin.clone(), stop.clone().cancelled_owned()));
+
+    tokio::select! {
+        _ = terminate.recv() => {}
+        _ = interrupt.recv() => {}
+    }
+    admin.drain();
+    let hurry = CancellationToken::new();
+    let pace = Pace { per_second: live.borrow().drain_rate, deadline: config.drain_deadline };
+    let draining = drain::drain(&server, pace, &hurry);
+    tokio::pin!(draining);
+    loop {
+        tokio::select! {
+            () = &mut draining => break,
+            _ = terminate.recv() => hurry.cancel(),
+            _ = interrupt.recv() => hurry.cancel(),
+        }
+    }
+    stop.cancel();
+    owned.stop().await;
+    for task in [serving, probes] {
+        // Both end with `stop`.
+        let _ = tokio::time::timeout(Duration::from_secs(1), task).await;
+    }
+    tracing::info!("drained");
+    Ok(())
+}
+
+/// Starts the log and follows the file of live settings, the log's level among them.
+fn follow_settings(
+    config: &Config,
+    settings: watch::Sender<Live>,
+    mut live: watch::Receiver<Live>,
+) -> anyhow::Result<()> {
+    let filter = |live: &Live| EnvFilter::new(live.log_level.as_str());
+    let (level, handle) = reload::Layer::new(filter(&config.live));
+    let lines = tracing_subscriber::fmt::layer().with_writer(std::io::stderr);
+    tracing_subscriber::registry().with(level).with(lines).try_init().context("the log")?;
+    if let Some(path) = &config.live_file {
+        tokio::spawn(live::follow(path.clone(), settings));
+        tokio::spawn(async move {
+            while live.changed().await.is_ok() {
+                let next = filter(&live.borrow());
+                if handle.reload(next).is_err() {
+                    return;
+                }
+            }
+        });
+    }
+    Ok(())
+}

@@ -49,7 +49,7 @@ struct Shared {
     queue: Mutex<Queue>,
     /// Wakes the owner to write or to end.
     changed: Notify,
-    /// Wakes the owner to read again.
+    /// Wakes the owner to read again, or to go on with joins.
     resumed: Notify,
     paused: AtomicBool,
     /// Counts connections that are closed because they do not read.
@@ -132,9 +132,21 @@ impl Outbox {
         self.queue().ending.is_some()
     }
 
-    /// Whether a snapshot still waits: the next join is read only after it.
+    /// Whether it is to end at once.
+    pub fn is_dropped(&self) -> bool {
+        self.queue().ending == Some(Ending::Drop)
+    }
+
+    /// Whether a snapshot still waits.
     pub fn has_snapshot(&self) -> bool {
         self.queue().snapshot_bytes > 0
+    }
+
+    /// For the owner of the socket: waits until no snapshot waits. The next join is handled only then.
+    pub async fn snapshots_written(&self) {
+        while self.has_snapshot() {
+            self.shared.resumed.notified().await;
+        }
     }
 
     /// Bytes that wait.
@@ -162,11 +174,15 @@ impl Outbox {
             queue.frames.clear();
             return queue.ending;
         }
+        let had_snapshot = queue.snapshot_bytes > 0;
         while batch.len() < FRAMES_PER_WRITE {
             let Some(Frame { bytes, is_snapshot }) = queue.frames.pop_front() else { break };
             let counter = if is_snapshot { &mut queue.snapshot_bytes } else { &mut queue.bytes };
             *counter = counter.saturating_sub(bytes.len());
             batch.push(bytes);
+        }
+        if had_snapshot && queue.snapshot_bytes == 0 {
+            self.shared.resumed.notify_one();
         }
         if queue.frames.is_empty() {
             // An idle connection keeps no queue.

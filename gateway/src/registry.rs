@@ -1,1 +1,238 @@
-//! The connections of this pod. (being written)
+//! The connections of this pod: how many there are, whose they are, and their names.
+//!
+//! In: admissions, sign-ins, and other pods' claims. Out: a [`Seat`] for each admitted connection that gives its place
+//! back when it is dropped, claims for the other pods, and ids that are unique over pods and restarts.
+
+use std::{
+    collections::HashMap,
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
+};
+
+use document::{Code, ConnectionId, Refusal};
+use protocol::Claim;
+use tokio::sync::mpsc;
+
+use crate::{
+    metrics::Metrics,
+    outbox::{Ending, Outbox},
+};
+
+/// Claims that wait for the bus. Telling other pods is best effort, sessions keep editing right: when the bus is away
+/// the rest is dropped.
+const CLAIMS_WAITING_MAX: usize = 1024;
+
+/// All connections of the pod; clones are the same.
+#[derive(Clone)]
+pub struct Registry {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    pod: Arc<str>,
+    next: AtomicU64,
+    table: Mutex<Table>,
+    claims: mpsc::Sender<Claim>,
+    metrics: Metrics,
+}
+
+#[derive(Default)]
+struct Table {
+    connections: HashMap<ConnectionId, Outbox>,
+    editors: HashMap<Editor, ConnectionId>,
+}
+
+/// One editor instance of one user.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+struct Editor {
+    user_id: Arc<str>,
+    client_id: Arc<str>,
+}
+
+impl Registry {
+    /// An empty registry of the pod incarnation `pod` (≤ 16 characters), and the claims to publish for it.
+    pub fn new(pod: Arc<str>, metrics: Metrics) -> (Registry, mpsc::Receiver<Claim>) {
+        let (claims, to_publish) = mpsc::channel(CLAIMS_WAITING_MAX);
+        let inner = Inner { pod, next: AtomicU64::new(1), table: Mutex::default(), claims, metrics };
+        (Registry { inner: Arc::new(inner) }, to_publish)
+    }
+
+    /// The name of this incarnation of the pod.
+    pub fn pod(&self) -> &Arc<str> {
+        &self.inner.pod
+    }
+
+    /// A place for one more connection, unless there are `most` already.
+    pub fn admit(&self, most: usize) -> Option<Seat> {
+        let mut table = self.table();
+        if table.connections.len() >= most {
+            return None;
+        }
+        let id = ConnectionId(self.number());
+        let outbox = Outbox::new(id, self.inner.metrics.slow_consumers.clone());
+        table.connections.insert(id, outbox.clone());
+        self.inner.metrics.connections.inc();
+        Some(Seat { registry: self.clone(), outbox, editor: None })
+    }
+
+    /// A name that no pod ever makes again, at most 32 characters: for sessions and Socket.IO ids.
+    pub fn fresh_name(&self) -> String {
+        format!("{}-{}", self.inner.pod, base36(self.number()))
+    }
+
+    /// Another pod has a connection of this editor now: ours gives way.
+    pub fn claimed_elsewhere(&self, claim: &Claim) {
+        if claim.pod == self.inner.pod {
+            return;
+        }
+        let editor = Editor { user_id: claim.user_id.clone(), client_id: claim.client_id.clone() };
+        let mut table = self.table();
+        let replaced = table.editors.remove(&editor).and_then(|id| table.connections.get(&id).cloned());
+        drop(table);
+        if let Some(outbox) = replaced {
+            replace(&outbox);
+        }
+    }
+
+    /// The outboxes of all connections at this moment.
+    pub fn outboxes(&self) -> Vec<Outbox> {
+        self.table().connections.values().cloned().collect()
+    }
+
+    /// How many connections there are.
+    pub fn count(&self) -> usize {
+        self.table().connections.len()
+    }
+
+    fn number(&self) -> u64 {
+        self.inner.next.fetch_add(1, Ordering::Relaxed)
+    }
+
+    fn table(&self) -> MutexGuard<'_, Table> {
+        // Both maps are changed by single calls, so a poisoned table is still whole.
+        self.inner.table.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// One admitted connection's place; dropping it gives the place back.
+pub struct Seat {
+    registry: Registry,
+    outbox: Outbox,
+    editor: Option<Editor>,
+}
+
+impl Seat {
+    /// Where to put what the connection shall be sent.
+    pub fn outbox(&self) -> &Outbox {
+        &self.outbox
+    }
+
+    /// From now on this connection is the editor's: one that was before is closed, here or on any pod.
+    pub fn claim(&mut self, user_id: &Arc<str>, client_id: &Arc<str>) {
+        let editor = Editor { user_id: user_id.clone(), client_id: client_id.clone() };
+        let mut table = self.registry.table();
+        let before = table.editors.insert(editor.clone(), self.outbox.id());
+        let replaced = before.and_then(|id| table.connections.get(&id).cloned());
+        drop(table);
+        if let Some(outbox) = replaced {
+            replace(&outbox);
+        }
+        self.editor = Some(editor);
+        let claim = Claim {
+            user_id: user_id.clone(),
+            client_id: client_id.clone(),
+            pod: self.registry.inner.pod.clone(),
+            connection: self.outbox.id().0,
+        };
+        // Full or gone: see CLAIMS_WAITING_MAX.
+        let _ = self.registry.inner.claims.try_send(claim);
+    }
+}
+
+impl Drop for Seat {
+    fn drop(&mut self) {
+        let mut table = self.registry.table();
+        table.connections.remove(&self.outbox.id());
+        if let Some(editor) = &self.editor
+            && table.editors.get(editor) == Some(&self.outbox.id())
+        {
+            table.editors.remove(editor);
+        }
+        self.registry.inner.metrics.connections.dec();
+    }
+}
+
+fn replace(outbox: &Outbox) {
+    let refusal = Refusal {
+        code: Code::ClientReplaced,
+        message: "another connection with this clientId took over; give each editor instance a clientId of its own"
+            .into(),
+        seq: None,
+        last_seq: None,
+        retry_after_ms: None,
+    };
+    outbox.push_text(&protocol::error(None, &refusal));
+    outbox.close(Ending::Disconnect);
+}
+
+fn base36(mut number: u64) -> String {
+    let mut digits = Vec::new();
+    loop {
+        let digit = u8::try_from(number % 36).unwrap_or_default();
+        digits.push(if digit < 10 { b'0' + digit } else { b'a' + digit - 10 });
+        number /= 36;
+        if number == 0 {
+            break;
+        }
+    }
+    digits.iter().rev().map(|digit| char::from(*digit)).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn registry(pod: &str) -> (Registry, mpsc::Receiver<Claim>) {
+        Registry::new(pod.into(), Metrics::default())
+    }
+
+    #[test]
+    fn places_are_counted_and_given_back() {
+        let (registry, _claims) = registry("p");
+        let first = registry.admit(1).unwrap();
+        assert!(registry.admit(1).is_none());
+        drop(first);
+        assert_eq!(registry.count(), 0);
+        assert!(registry.admit(1).is_some());
+    }
+
+    #[test]
+    fn the_second_connection_of_an_editor_replaces_the_first_one() {
+        let (registry, mut claims) = registry("p");
+        let [mut first, mut second, mut other] = [(); 3].map(|()| registry.admit(9).unwrap());
+        first.claim(&"u".into(), &"c".into());
+        other.claim(&"v".into(), &"c".into());
+        assert!(!first.outbox().is_closing());
+        second.claim(&"u".into(), &"c".into());
+        assert!(first.outbox().is_closing() && !second.outbox().is_closing() && !other.outbox().is_closing());
+        // The first one's end must not forget who sits there now.
+        drop(first);
+        let mut claim = Claim { user_id: "u".into(), client_id: "c".into(), pod: "p".into(), connection: 99 };
+        registry.claimed_elsewhere(&claim);
+        assert!(!second.outbox().is_closing(), "a pod's own claim comes back to it");
+        claim.pod = "q".into();
+        registry.claimed_elsewhere(&claim);
+        assert!(second.outbox().is_closing());
+        assert_eq!(claims.try_recv().map(|claim| claim.client_id), Ok("c".into()));
+    }
+
+    #[test]
+    fn names_are_short_and_differ() {
+        let (registry, _claims) = registry("0123456789abcdef");
+        let names = [registry.fresh_name(), registry.fresh_name()];
+        assert!(names[0] != names[1] && names.iter().all(|name| name.len() <= 32));
+        assert_eq!((base36(0), base36(35), base36(u64::MAX).len()), ("0".into(), "z".into(), 13));
+    }
+}

@@ -22,7 +22,7 @@ pub use incoming::{
 };
 pub use outgoing::{
     acknowledgement, code_name, connect_error, connected, demo_pod, draining, error, event, invalid_namespace,
-    refused_answer, token_expiring, token_refreshed,
+    refused_answer, token_expiring, token_refreshed, token_refused,
 };
 pub use peer::{Claim, decode_claim, decode_member, decode_peer, encode_claim, encode_member, encode_peer};
 pub use snapshot::{decode_snapshot, encode_snapshot};

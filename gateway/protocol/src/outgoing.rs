@@ -123,6 +123,24 @@ pub fn token_refreshed(reply: Option<ReplyId>, expires_at_ms: Option<u64>) -> Op
     reply.map(|reply| format!("43{}[{}]", reply.0, json(&Refreshed { expires_at: expires_at_ms })))
 }
 
+/// The refusal of `token-refresh`, whose codes are those of CONNECT.
+pub fn token_refused(reply: Option<ReplyId>, code: &str, message: &str) -> String {
+    #[derive(Serialize)]
+    struct Refused<'a> {
+        code: &'a str,
+        message: &'a str,
+    }
+    #[derive(Serialize)]
+    struct Failed<'a> {
+        error: Refused<'a>,
+    }
+    let error = Refused { code, message };
+    match reply {
+        Some(reply) => format!("43{}[{}]", reply.0, json(&Failed { error })),
+        None => packet("error", &error),
+    }
+}
+
 /// `demo-pod`: the host name of the pod.
 pub fn demo_pod(name: &str) -> String {
     #[derive(Serialize)]

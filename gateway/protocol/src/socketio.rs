@@ -9,7 +9,7 @@ use serde_json::value::RawValue;
 
 use crate::Malformed;
 
-/// Ends the connection so that stock clients do not come back by themselves.
+/// The whole Engine.IO message that ends a connection so that stock clients do not come back by themselves.
 pub const DISCONNECT: &str = "41";
 
 /// Most attachments of one packet, as in socket.io-parser.

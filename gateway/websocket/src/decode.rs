@@ -43,6 +43,11 @@ impl Decoder {
         Self { message_bytes_max, partial: Vec::new(), fragments: None }
     }
 
+    /// Changes the limit for what comes from now on.
+    pub fn set_message_bytes_max(&mut self, message_bytes_max: usize) {
+        self.message_bytes_max = message_bytes_max;
+    }
+
     /// Takes what was read and appends the messages that are whole now.
     ///
     /// # Errors

@@ -1,1 +1,0 @@
-//! One client: its socket, its sign-in and its events. (being written)

@@ -1,0 +1,387 @@
+//! The Socket.IO side of one connection: sign-in, events, and what it has joined.
+//!
+//! In: whole WebSocket messages. Out: inputs for the documents, answers in the outbox, or the way the connection is to
+//! end. Editing itself is the documents' business; here is only what a connection must know before it is asked.
+
+use std::{sync::Arc, time::Duration};
+
+use document::{Answer, Code, Edit, Input, Join, Refusal, ReplyId, User};
+use protocol::{Auth, ClientEvent, EditEvent, EnginePacket, JoinEvent, Malformed, Packet, Refused};
+use tokio::time::Instant;
+
+use super::{CONNECT_TIMEOUT, Pod, early::Early, leaving, push};
+use crate::{
+    auth::Denial,
+    directory::NoUser,
+    outbox::{Ending, Outbox},
+    registry::Seat,
+};
+
+/// Documents that one connection may have joined at a time; an editor has one, a dashboard a few.
+const DOCUMENTS_MAX: usize = 64;
+/// When somebody may try again who was refused for a passing reason.
+const RETRY_MS: u64 = 2_000;
+/// How long before its end a token is said to expire.
+const EXPIRY_NOTICE: Duration = Duration::from_secs(60);
+
+/// What a connection is.
+pub(super) struct Client {
+    pod: Arc<Pod>,
+    seat: Seat,
+    connect_by: Instant,
+    /// Set by CONNECT.
+    editor: Option<Box<Editor>>,
+    /// Binary messages that must follow before anything else.
+    attachments: Option<Attachments>,
+    said_goodbye: bool,
+}
+
+/// A connection whose CONNECT was accepted.
+struct Editor {
+    user: User,
+    client_id: Arc<str>,
+    joined: Vec<Joined>,
+    early: Early,
+    expiry: Option<Expiry>,
+}
+
+struct Joined {
+    document_id: Arc<str>,
+    /// Of the last join that was handed in.
+    session: Arc<str>,
+    /// An edit of it could not be read: what follows without a number has lost its context.
+    is_broken: bool,
+}
+
+struct Expiry {
+    at: Instant,
+    at_ms: u64,
+    is_told: bool,
+}
+
+struct Attachments {
+    left: usize,
+    reply: Option<ReplyId>,
+    is_event: bool,
+}
+
+/// Handled, or the way the connection is to end.
+type Handled = Result<(), Ending>;
+
+impl Client {
+    pub(super) fn new(pod: Arc<Pod>, seat: Seat) -> Client {
+        let connect_by = Instant::now() + CONNECT_TIMEOUT;
+        Client { pod, seat, connect_by, editor: None, attachments: None, said_goodbye: false }
+    }
+
+    pub(super) fn pod(&self) -> &Pod {
+        &self.pod
+    }
+
+    pub(super) fn outbox(&self) -> &Outbox {
+        self.seat.outbox()
+    }
+
+    pub(super) fn is_connected(&self) -> bool {
+        self.editor.is_some()
+    }
+
+    /// When [`Client::deadline_passed`] has something to do.
+    pub(super) fn deadline(&self) -> Option<Instant> {
+        let Some(editor) = &self.editor else { return Some(self.connect_by) };
+        let expiry = editor.expiry.as_ref().map(|expiry| {
+            if expiry.is_told { expiry.at } else { expiry.at.checked_sub(EXPIRY_NOTICE).unwrap_or(expiry.at) }
+        });
+        [editor.early.deadline(), expiry].into_iter().flatten().min()
+    }
+
+    /// Does what is due.
+    pub(super) fn deadline_passed(&mut self) -> Option<Ending> {
+        let now = Instant::now();
+        let outbox = self.seat.outbox().clone();
+        let Some(editor) = &mut self.editor else {
+            return (self.connect_by <= now).then_some(Ending::Transport { code: 1008, reason: "no CONNECT" });
+        };
+        for (document_id, edit) in editor.early.expired(now) {
+            push(&outbox, Some(refuse_edit(&document_id, &edit, not_joined())));
+        }
+        let expiry = editor.expiry.as_mut()?;
+        if expiry.at <= now {
+            return Some(Ending::Transport { code: 1008, reason: "token expired" });
+        }
+        if !expiry.is_told && expiry.at <= now + EXPIRY_NOTICE {
+            expiry.is_told = true;
+            outbox.push_text(&protocol::token_expiring(expiry.at_ms));
+        }
+        None
+    }
+
+    /// Handles a text message.
+    pub(super) async fn text(&mut self, text: &str) -> Handled {
+        match protocol::decode_engine(text).map_err(malformed)? {
+            EnginePacket::Pong | EnginePacket::Noop => Ok(()),
+            EnginePacket::Close => Err(Ending::Transport { code: 1000, reason: "" }),
+            EnginePacket::Message(_) if self.attachments.is_some() => {
+                Err(malformed(Malformed("a packet where an attachment was due")))
+            }
+            EnginePacket::Message(packet) => self.packet(packet).await,
+        }
+    }
+
+    /// Handles a binary message: an attachment of a packet that is refused once all are here.
+    pub(super) async fn binary(&mut self) -> Handled {
+        let attachments = self.attachments.as_mut().ok_or_else(|| malformed(Malformed("an unannounced attachment")))?;
+        attachments.left -= 1;
+        if attachments.left == 0
+            && let Some(Attachments { reply, is_event: true, .. }) = self.attachments.take()
+        {
+            let refusal = refusal(Code::BadRequest, "binary attachments are not read here; send JSON");
+            self.outbox().push_text(&protocol::refused_answer(reply, None, &refusal));
+        }
+        Ok(())
+    }
+
+    /// Tells the documents that the connection is over.
+    pub(super) async fn end(&mut self) {
+        let connection = self.outbox().id();
+        let how = leaving(self.said_goodbye);
+        for Joined { document_id, .. } in self.editor.take().map(|editor| editor.joined).unwrap_or_default() {
+            // A document that is closed already knows.
+            let _ = self.pod.documents.send(&document_id, Input::Leave { connection, how, reply: None }).await;
+        }
+    }
+
+    async fn packet(&mut self, text: &str) -> Handled {
+        match protocol::decode_packet(text).map_err(malformed)? {
+            Packet::Connect { namespace, .. } if namespace != "/" => {
+                self.outbox().push_text(&protocol::invalid_namespace(&namespace));
+                Ok(())
+            }
+            Packet::Connect { .. } if self.editor.is_some() => Err(malformed(Malformed("a second CONNECT"))),
+            // Its future is large and rare: it must not make every connection's task larger.
+            Packet::Connect { auth, .. } => Box::pin(self.connect(Auth::parse(auth))).await,
+            _ if self.editor.is_none() => Err(malformed(Malformed("a packet before CONNECT"))),
+            Packet::Disconnect { namespace } => {
+                if namespace == "/" {
+                    self.said_goodbye = true;
+                    return Err(Ending::Transport { code: 1000, reason: "" });
+                }
+                Ok(())
+            }
+            Packet::Event { namespace, .. } | Packet::Ack { namespace, .. } if namespace != "/" => {
+                Err(malformed(Malformed("a packet of a namespace that was refused")))
+            }
+            Packet::Ack { attachments: left, .. } => {
+                self.attachments = (left > 0).then_some(Attachments { left, reply: None, is_event: false });
+                Ok(())
+            }
+            Packet::Event { reply, name, arguments, attachments, .. } => {
+                let reply = reply.map(ReplyId);
+                if attachments > 0 {
+                    self.attachments = Some(Attachments { left: attachments, reply, is_event: true });
+                    return Ok(());
+                }
+                let event = protocol::client_event(&name, &arguments, &self.pod.limits);
+                self.event(&name, reply, event).await;
+                Ok(())
+            }
+        }
+    }
+
+    async fn connect(&mut self, auth: Auth) -> Handled {
+        let claims = match self.pod.authenticator.verify(auth.token.as_deref()) {
+            Ok(claims) => claims,
+            Err(denial) => return self.deny(denial),
+        };
+        let user = match self.pod.directory.user(&claims).await {
+            Ok(user) => user,
+            Err(NoUser::Unknown) => return self.deny(Denial::UserNotFound),
+            Err(NoUser::Store(error)) => {
+                // No statement about the token or the user: the client comes back by itself.
+                tracing::warn!(%error, "a client could not be signed in");
+                self.pod.metrics.refuse("store_unavailable");
+                return Err(Ending::Transport { code: 1013, reason: "try again later" });
+            }
+        };
+        let client_id = auth.client_id.unwrap_or_else(|| Arc::from(self.pod.registry.fresh_name()));
+        self.seat.claim(&user.id, &client_id);
+        let outbox = self.seat.outbox();
+        outbox.push_text(&protocol::connected(&self.pod.registry.fresh_name()));
+        if let Some(host) = &self.pod.demo_host {
+            outbox.push_text(&protocol::demo_pod(host));
+        }
+        self.pod.metrics.connections_accepted.inc();
+        self.editor = Some(Box::new(Editor {
+            user,
+            client_id,
+            joined: Vec::new(),
+            early: Early::new(self.pod.limits.edit_bytes.saturating_mul(2)),
+            expiry: claims.expires_at.and_then(expiry),
+        }));
+        Ok(())
+    }
+
+    fn deny(&self, denial: Denial) -> Handled {
+        self.pod.metrics.refuse(denial.code());
+        self.outbox().push_text(&protocol::connect_error(denial.message(), denial.code()));
+        // The client has handled its refusal before it sees this.
+        Err(Ending::Transport { code: 1000, reason: "" })
+    }
+
+    async fn event(&mut self, name: &str, reply: Option<ReplyId>, event: Result<ClientEvent, Refused>) {
+        match event {
+            Ok(ClientEvent::Join(join)) => self.join(join, reply).await,
+            Ok(ClientEvent::Leave { document_id }) => self.leave(&document_id, reply).await,
+            Ok(ClientEvent::Edit(edit)) => self.edit(edit, reply).await,
+            Ok(ClientEvent::Cursor { document_id, version, position }) => {
+                let connection = self.outbox().id();
+                self.hand_in(&document_id, reply, Input::Cursor { connection, version, position, reply }).await;
+            }
+            Ok(ClientEvent::Typing { document_id, is_typing }) => {
+                let connection = self.outbox().id();
+                self.hand_in(&document_id, reply, Input::Typing { connection, is_typing, reply }).await;
+            }
+            Ok(ClientEvent::TokenRefresh { token }) => self.refresh_token(&token, reply),
+            Err(refused) => self.refuse(name, reply, refused),
+        }
+    }
+
+    async fn join(&mut self, event: JoinEvent, reply: Option<ReplyId>) {
+        let JoinEvent { document_id, form, version, hash, last_session, seq } = event;
+        // One snapshot at a time: a client that joins many documents reads one before it gets the next.
+        self.outbox().snapshots_written().await;
+        let session: Arc<str> = Arc::from(self.pod.registry.fresh_name());
+        let outbox = self.seat.outbox().clone();
+        let Some(editor) = &mut self.editor else { return };
+        let place = editor.joined.iter().position(|joined| joined.document_id == document_id);
+        let is_full = editor.joined.len() >= DOCUMENTS_MAX;
+        let joined = Joined { document_id: document_id.clone(), session: session.clone(), is_broken: false };
+        match place {
+            Some(place) => editor.joined[place] = joined,
+            None if is_full => {
+                let mut refusal = refusal(
+                    Code::Overloaded,
+                    format!(
+                        "one connection may have {DOCUMENTS_MAX} documents open: leave one, or use another connection"
+                    ),
+                );
+                refusal.retry_after_ms = Some(RETRY_MS);
+                outbox.push_text(&protocol::refused_answer(reply, Some(&document_id), &refusal));
+                return;
+            }
+            None => editor.joined.push(joined),
+        }
+        let join = Join {
+            connection: outbox.id(),
+            user: editor.user.clone(),
+            client_id: editor.client_id.clone(),
+            form,
+            version,
+            hash,
+            last_session,
+            seq,
+            session,
+            early: editor.early.take(&document_id),
+            reply,
+        };
+        self.pod.documents.join(document_id, outbox, join).await;
+    }
+
+    async fn leave(&mut self, document_id: &Arc<str>, reply: Option<ReplyId>) {
+        let connection = self.outbox().id();
+        let Some(editor) = &mut self.editor else { return };
+        editor.joined.retain(|joined| joined.document_id != *document_id);
+        let leave = Input::Leave { connection, how: leaving(true), reply };
+        if self.pod.documents.send(document_id, leave).await.is_err() {
+            // Not being there is what was asked for.
+            push(self.outbox(), protocol::acknowledgement(reply, document_id, &Ok(Answer::Empty)));
+        }
+    }
+
+    async fn edit(&mut self, event: EditEvent, reply: Option<ReplyId>) {
+        let EditEvent { document_id, version, ops, seq, session } = event;
+        let outbox = self.seat.outbox().clone();
+        let edit = Edit { connection: outbox.id(), version, ops, seq, session, reply };
+        let Some(editor) = &mut self.editor else { return };
+        if let Some(joined) = editor.joined.iter().find(|joined| joined.document_id == document_id) {
+            if joined.is_broken && edit.seq.is_none() {
+                let refusal = refusal(Code::SeqGap, "an edit before this one was refused: join again");
+                outbox.push_text(&refuse_edit(&document_id, &edit, refusal));
+            } else if self.pod.documents.send(&document_id, Input::Edit(edit.clone())).await.is_err() {
+                outbox.push_text(&refuse_edit(&document_id, &edit, not_joined()));
+            }
+            return;
+        }
+        // An edit of a session that this connection does not have: the client sends it again after its join.
+        if edit.session.is_some() {
+            return;
+        }
+        for (document_id, edit) in editor.early.keep(document_id, edit, Instant::now()) {
+            outbox.push_text(&refuse_edit(&document_id, &edit, not_joined()));
+        }
+    }
+
+    /// A cursor or typing: only of documents that were joined.
+    async fn hand_in(&self, document_id: &Arc<str>, reply: Option<ReplyId>, input: Input) {
+        let joined = self.editor.as_ref().is_some_and(|e| e.joined.iter().any(|j| j.document_id == *document_id));
+        if !joined || self.pod.documents.send(document_id, input).await.is_err() {
+            self.outbox().push_text(&protocol::refused_answer(reply, Some(document_id), &not_joined()));
+        }
+    }
+
+    fn refresh_token(&mut self, token: &str, reply: Option<ReplyId>) {
+        let verified = self.pod.authenticator.verify(Some(token));
+        let Some(editor) = &mut self.editor else { return };
+        let answer = match verified {
+            Ok(claims) if claims.user_id == editor.user.id => {
+                editor.expiry = claims.expires_at.and_then(expiry);
+                protocol::token_refreshed(reply, claims.expires_at.map(|seconds| seconds.saturating_mul(1000)))
+            }
+            Ok(_) => Some(protocol::token_refused(reply, Denial::TokenInvalid.code(), "the token is another user's")),
+            Err(denial) => {
+                Some(protocol::token_refused(reply, denial.code(), "the token was not accepted; the old one stays"))
+            }
+        };
+        push(self.outbox(), answer);
+    }
+
+    fn refuse(&mut self, name: &str, reply: Option<ReplyId>, refused: Refused) {
+        let Refused { document_id, session, refusal } = refused;
+        if let Some(editor) = self.editor.as_mut().filter(|_| name == "edit") {
+            let joined = editor.joined.iter_mut().find(|joined| Some(&joined.document_id) == document_id.as_ref());
+            // The same rule as for edits that can be read: another session's are dropped without an answer.
+            if session.is_some() && session != joined.as_ref().map(|joined| joined.session.clone()) {
+                return;
+            }
+            if let Some(joined) = joined {
+                joined.is_broken = true;
+            }
+        }
+        self.outbox().push_text(&protocol::refused_answer(reply, document_id.as_deref(), &refusal));
+    }
+}
+
+fn malformed(malformed: Malformed) -> Ending {
+    tracing::debug!(%malformed, "closing a connection");
+    Ending::Transport { code: 1002, reason: "malformed packet" }
+}
+
+fn refusal(code: Code, message: impl Into<String>) -> Refusal {
+    Refusal { code, message: message.into(), seq: None, last_seq: None, retry_after_ms: None }
+}
+
+fn not_joined() -> Refusal {
+    refusal(Code::NotJoined, "join the document first: emit join-document")
+}
+
+fn refuse_edit(document_id: &str, edit: &Edit, refusal: Refusal) -> String {
+    protocol::refused_answer(edit.reply, Some(document_id), &Refusal { seq: edit.seq, ..refusal })
+}
+
+/// When a token ends on this process's clock, with the leeway that its verification has; `None` in some centuries.
+fn expiry(expires_at: u64) -> Option<Expiry> {
+    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
+    let ends = Duration::from_secs(expires_at.checked_add(crate::auth::LEEWAY_SECONDS)?);
+    let at = Instant::now().checked_add(ends.saturating_sub(now))?;
+    Some(Expiry { at, at_ms: expires_at.saturating_mul(1000), is_told: false })
+}

@@ -1,0 +1,179 @@
+//! Bytes of one connection: read into a buffer that all connections of a thread share, written from the outbox.
+
+use std::{
+    cell::RefCell,
+    io::{self, IoSlice},
+    sync::atomic::{AtomicBool, Ordering},
+    time::Duration,
+};
+
+use bytes::{Buf, Bytes};
+use tokio::{
+    io::AsyncWriteExt,
+    net::TcpStream,
+    time::{Instant, sleep_until},
+};
+use websocket::{Decoder, Message, Violation};
+
+use crate::outbox::{Ending, FRAMES_PER_WRITE, Outbox};
+
+/// One read's worth; shared, so its size costs nothing per connection.
+const READ_BYTES: usize = 64 * 1024;
+
+thread_local! {
+    static BUFFER: RefCell<Vec<u8>> = RefCell::new(vec![0; READ_BYTES]);
+}
+
+/// How writing ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Written {
+    /// Everything was written, the close frame last.
+    Closed,
+    /// The peer does not read, does not answer, or is gone.
+    Lost,
+}
+
+/// Reads what is there, once. `None` if there was nothing after all.
+///
+/// # Errors
+/// When the peer has closed or the socket failed.
+pub(super) fn read_once(
+    stream: &TcpStream,
+    decoder: &mut Decoder,
+    messages: &mut Vec<Message>,
+) -> io::Result<Option<Result<(), Violation>>> {
+    BUFFER.with_borrow_mut(|buffer| match stream.try_read(buffer) {
+        Ok(0) => Err(io::ErrorKind::UnexpectedEof.into()),
+        Ok(length) => Ok(Some(decoder.feed(&buffer[..length], messages))),
+        Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(None),
+        Err(error) => Err(error),
+    })
+}
+
+/// Writes what the outbox collects, and heartbeats, until the connection is to end. `heard` is set by the reader
+/// whenever the peer said anything: proof of life, a pong among it.
+pub(super) async fn write(
+    stream: &TcpStream,
+    outbox: &Outbox,
+    heard: &AtomicBool,
+    ping_interval: Duration,
+    ping_timeout: Duration,
+) -> Written {
+    let mut batch: Vec<Bytes> = Vec::new();
+    let mut next_ping = Instant::now() + ping_interval;
+    let mut dead_at: Option<Instant> = None;
+    loop {
+        if batch.is_empty()
+            && let Some(ending) = outbox.take(&mut batch)
+        {
+            return end(stream, ending).await;
+        }
+        if !batch.is_empty() {
+            match write_some(stream, &mut batch) {
+                Ok(true) => continue,
+                Ok(false) => {}
+                Err(_) => return Written::Lost,
+            }
+        }
+        let deadline = dead_at.map_or(next_ping, |dead_at| dead_at.min(next_ping));
+        tokio::select! {
+            ready = stream.writable(), if !batch.is_empty() => {
+                if ready.is_err() {
+                    return Written::Lost;
+                }
+            }
+            () = outbox.changed() => {
+                if outbox.is_dropped() {
+                    return Written::Lost;
+                }
+            }
+            () = sleep_until(deadline) => {
+                let now = Instant::now();
+                // While nothing is read, nothing can be heard.
+                if heard.swap(false, Ordering::Relaxed) || outbox.is_paused() {
+                    dead_at = None;
+                } else if dead_at.is_some_and(|dead_at| dead_at <= now) {
+                    tracing::debug!("a client did not answer the heartbeat");
+                    return Written::Lost;
+                }
+                if next_ping <= now {
+                    outbox.push_text(protocol::PING);
+                    next_ping = now + ping_interval;
+                    dead_at = dead_at.or(Some(now + ping_timeout));
+                }
+            }
+        }
+    }
+}
+
+/// Waits until the peer has closed its side, so that what was written last reaches it.
+pub(super) async fn linger(stream: &mut TcpStream, most: Duration) {
+    let closed = async {
+        stream.shutdown().await?;
+        loop {
+            stream.readable().await?;
+            let read = BUFFER.with_borrow_mut(|buffer| stream.try_read(buffer));
+            match read {
+                Ok(0) => return Ok(()),
+                Ok(_) => {}
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                Err(error) => return Err(error),
+            }
+        }
+    };
+    // Whatever happens here, the connection is over.
+    let _: Result<io::Result<()>, _> = tokio::time::timeout(most, closed).await;
+}
+
+async fn end(stream: &TcpStream, ending: Ending) -> Written {
+    let frames = match ending {
+        Ending::Drop => return Written::Lost,
+        Ending::Transport { code, reason } => vec![websocket::close_frame(code, reason)],
+        Ending::Disconnect => {
+            vec![websocket::text_frame(protocol::DISCONNECT), websocket::close_frame(1000, "")]
+        }
+    };
+    let mut batch = frames;
+    let all = async {
+        while !batch.is_empty() {
+            if !write_some(stream, &mut batch)? {
+                stream.writable().await?;
+            }
+        }
+        io::Result::Ok(())
+    };
+    match tokio::time::timeout(super::GOODBYE_TIMEOUT, all).await {
+        Ok(Ok(())) => Written::Closed,
+        Ok(Err(_)) | Err(_) => Written::Lost,
+    }
+}
+
+/// Writes as much of the batch as the socket takes and removes it; true if something was written.
+fn write_some(stream: &TcpStream, batch: &mut Vec<Bytes>) -> io::Result<bool> {
+    let mut slices = [IoSlice::new(&[]); FRAMES_PER_WRITE];
+    for (slice, frame) in slices.iter_mut().zip(batch.iter()) {
+        *slice = IoSlice::new(frame);
+    }
+    let count = batch.len().min(FRAMES_PER_WRITE);
+    let mut written = match stream.try_write_vectored(&slices[..count]) {
+        Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
+        Ok(written) => written,
+        Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(false),
+        Err(error) => return Err(error),
+    };
+    let mut whole = 0;
+    for frame in batch.iter_mut() {
+        if written < frame.len() {
+            frame.advance(written);
+            break;
+        }
+        written -= frame.len();
+        whole += 1;
+    }
+    batch.drain(..whole);
+    if batch.is_empty() {
+        // An idle connection keeps no buffer.
+        *batch = Vec::new();
+    }
+    Ok(true)
+}

@@ -1,0 +1,177 @@
+//! Puts the parts of the process together.
+//!
+//! In: the configuration. Out: a server that is ready to serve, what the admin port tells, and the tasks in the
+//! background with the handle that stops them.
+
+use std::{sync::Arc, time::Duration};
+
+use anyhow::Context;
+use document::Settings;
+use protocol::{Claim, Limits};
+use tokio::{
+    sync::{mpsc, watch},
+    task::JoinSet,
+};
+use tokio_util::sync::CancellationToken;
+
+use crate::{
+    admin,
+    auth::Authenticator,
+    bus::{Bus, CLIENT_CHANNEL, Heard, MemoryBus, RedisBus},
+    config::Config,
+    connection::Pod,
+    directory::{Directory, Trust},
+    documents::{Documents, Parts},
+    lease::Lease,
+    live::Live,
+    metrics::Metrics,
+    registry::Registry,
+    server::Server,
+    store::{MemoryStore, RedisStore, Store},
+};
+
+/// After a subscription that could not be made.
+const SUBSCRIBE_AGAIN: Duration = Duration::from_secs(2);
+/// How long the store may take to hear that the pod is gone; the lease runs out by itself.
+const END_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// A process that serves as soon as its server is given a listener.
+pub struct Running {
+    /// The public port's part.
+    pub server: Arc<Server>,
+    /// The admin port's part.
+    pub admin: admin::State,
+    /// What runs in the background.
+    pub owned: Owned,
+}
+
+/// Where documents are kept and how pods hear of each other.
+pub struct Backend {
+    /// The store.
+    pub store: Store,
+    /// The bus.
+    pub bus: Bus,
+    /// Where names and access come from.
+    pub trust: Trust,
+}
+
+impl Backend {
+    /// The backend that the configuration names.
+    pub fn new(config: &Config) -> Backend {
+        let claims_or = |otherwise| if config.users_from_claims { Trust::Claims } else { otherwise };
+        match &config.redis {
+            Some(redis) => {
+                let settings = Arc::new(redis.clone());
+                let store = Store::Redis(RedisStore::new(settings.clone()));
+                Backend { store, bus: Bus::Redis(RedisBus::new(settings)), trust: claims_or(Trust::Keys) }
+            }
+            None => {
+                tracing::info!(
+                    "no --redis-url: this process runs alone, keeps documents in memory, and every valid token may \
+                     write every document under the name in its claims"
+                );
+                let bus = MemoryBus::default();
+                let store = Store::Memory(MemoryStore::new(bus.clone()));
+                Backend { store, bus: Bus::Memory(bus), trust: Trust::Everything }
+            }
+        }
+    }
+}
+
+/// Tasks that end with the process.
+pub struct Owned {
+    lease: Lease,
+    stop: CancellationToken,
+    tasks: JoinSet<()>,
+}
+
+impl Owned {
+    /// Ends them all, and tells the store that this pod is gone.
+    pub async fn stop(mut self) {
+        self.stop.cancel();
+        // Late is as good as never here.
+        let _ = tokio::time::timeout(END_TIMEOUT, self.lease.end()).await;
+        self.tasks.shutdown().await;
+    }
+}
+
+/// Starts everything but the ports.
+///
+/// # Errors
+/// When a secret cannot be read any more.
+pub async fn start(config: &Config, live: watch::Receiver<Live>) -> anyhow::Result<Running> {
+    assemble(config, live, Backend::new(config)).await
+}
+
+/// The same over a backend of the caller's.
+///
+/// # Errors
+/// When a secret cannot be read any more.
+pub async fn assemble(config: &Config, live: watch::Receiver<Live>, backend: Backend) -> anyhow::Result<Running> {
+    let Backend { store, bus, trust } = backend;
+    let metrics = Metrics::default();
+    let authenticator = Authenticator::new(&config.jwt).context("--jwt-secret-file")?;
+    let directory = Directory::new(store.clone(), trust, config.demo);
+    let lease = Lease::start(store.clone());
+    let (registry, claims) = Registry::new(lease.pod().clone(), metrics.clone());
+    let documents = Documents::new(Parts {
+        store: store.clone(),
+        bus: bus.clone(),
+        directory: directory.clone(),
+        lease: lease.clone(),
+        settings: Settings { max_document_bytes: config.document_bytes_max, ..Settings::default() },
+        metrics: metrics.clone(),
+    });
+    let stop = CancellationToken::new();
+    let mut tasks = JoinSet::new();
+    tasks.spawn(tell_claims(bus.clone(), claims));
+    tasks.spawn(hear_claims(bus, registry.clone()));
+    let pod = Pod {
+        authenticator,
+        directory,
+        documents,
+        registry,
+        metrics: metrics.clone(),
+        limits: Limits { edit_bytes: config.edit_bytes_max },
+        ping_interval: config.ping_interval,
+        ping_timeout: config.ping_timeout,
+        demo_host: config.demo.then(host_name),
+    };
+    Ok(Running {
+        server: Server::new(Arc::new(pod), live, config.allowed_origins.clone()),
+        admin: admin::State::new(metrics, store),
+        owned: Owned { lease, stop, tasks },
+    })
+}
+
+async fn tell_claims(bus: Bus, mut claims: mpsc::Receiver<Claim>) {
+    while let Some(claim) = claims.recv().await {
+        bus.publish(CLIENT_CHANNEL, protocol::encode_claim(&claim).into());
+    }
+}
+
+async fn hear_claims(bus: Bus, registry: Registry) {
+    loop {
+        match bus.subscribe(CLIENT_CHANNEL).await {
+            Ok(mut subscription) => {
+                while let Some(heard) = subscription.next().await {
+                    // What was missed is not missed much: sessions keep two connections of one editor right.
+                    let Heard::Message(message) = heard else { continue };
+                    let claim = std::str::from_utf8(&message).ok().and_then(|text| protocol::decode_claim(text).ok());
+                    match claim {
+                        Some(claim) => registry.claimed_elsewhere(&claim),
+                        None => tracing::debug!("a message on {CLIENT_CHANNEL} that is none"),
+                    }
+                }
+            }
+            Err(error) => tracing::debug!(%error, "no subscription to {CLIENT_CHANNEL} yet"),
+        }
+        tokio::time::sleep(SUBSCRIBE_AGAIN).await;
+    }
+}
+
+/// In a pod its name.
+fn host_name() -> String {
+    let name = std::env::var("HOSTNAME").ok().or_else(|| std::fs::read_to_string("/proc/sys/kernel/hostname").ok());
+    name.map(|name| name.trim().to_owned()).filter(|name| !name.is_empty()).unwrap_or_else(|| "this host".to_owned())
+}

@@ -174,14 +174,14 @@ impl MemoryStore {
         Ok(())
     }
 
-    pub(super) fn hold_lease(&self, pod: &str, life_s: u64) -> Result<(), StoreError> {
+    pub(super) fn hold_lease(&self, pod: &str, life_s: u64) -> Result<bool, StoreError> {
         let mut inner = self.lock();
-        if life_s == 0 {
-            inner.leases.remove(pod);
-        } else {
-            inner.leases.insert(pod.to_owned(), Instant::now() + Duration::from_secs(life_s));
-        }
-        Ok(())
+        let now = Instant::now();
+        let before = match life_s {
+            0 => inner.leases.remove(pod),
+            _ => inner.leases.insert(pod.to_owned(), now + Duration::from_secs(life_s)),
+        };
+        Ok(before.is_some_and(|until| until > now))
     }
 
     pub(super) fn living(&self, pods: &[Arc<str>]) -> Result<Vec<bool>, StoreError> {

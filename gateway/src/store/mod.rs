@@ -17,8 +17,8 @@ use std::sync::Arc;
 use bytes::Bytes;
 use document::{Point, Role, Verdict, Version};
 
-pub use link::{Link, RedisSettings};
 pub(crate) use link::find_primary;
+pub use link::{Link, RedisSettings};
 pub use memory::MemoryStore;
 pub use notice::Notice;
 pub use redis::RedisStore;
@@ -224,8 +224,8 @@ impl Store {
         either!(self, store => store.write_presence(document, rows))
     }
 
-    /// Says that a pod lives, for `life_s` seconds; 0 ends it.
-    pub async fn hold_lease(&self, pod: &str, life_s: u64) -> Result<(), StoreError> {
+    /// Says that a pod lives, for `life_s` seconds; 0 ends it. True if the lease was held until now.
+    pub async fn hold_lease(&self, pod: &str, life_s: u64) -> Result<bool, StoreError> {
         either!(self, store => store.hold_lease(pod, life_s))
     }
 

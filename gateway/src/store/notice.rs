@@ -1,7 +1,8 @@
 //! What goes over a document's channel: new entries (or only their version), and words between pods.
 //!
 //! The format: a letter, then for `E` the first entry's version, a line feed, and for each entry its length, a space,
-//! its hash, a line feed and its bytes; for `V` a version; for `P` a peer message of the `protocol` crate. The commit
+//! its hash, a line feed and its bytes; for `V` a version; for `P` the sender's pod, a
+//! line feed and a peer message of the `protocol` crate. The commit
 //! script writes `E` and `V` itself. A notice is a hint: the log is the truth.
 
 use std::sync::Arc;
@@ -18,8 +19,13 @@ pub enum Notice {
     Entries(Vec<StoredEntry>),
     /// This version was committed; the entries were too many to send.
     Version(Version),
-    /// Another pod's word, opaque here.
-    Peer(Bytes),
+    /// A pod's word, opaque here.
+    Peer {
+        /// Who says it: a pod hears itself too.
+        pod: Arc<str>,
+        /// A message of the `protocol` crate.
+        message: Bytes,
+    },
 }
 
 impl Notice {
@@ -28,7 +34,11 @@ impl Notice {
         match message.first()? {
             b'E' => entries(&message.slice(1..)).map(Notice::Entries),
             b'V' => Some(Notice::Version(number(&message[1..])?)),
-            b'P' => Some(Notice::Peer(message.slice(1..))),
+            b'P' => {
+                let (pod, start) = line(message, 1)?;
+                let pod = std::str::from_utf8(pod).ok()?.into();
+                Some(Notice::Peer { pod, message: message.slice(start..) })
+            }
             _ => None,
         }
     }
@@ -46,9 +56,9 @@ impl Notice {
                 }
             }
             Notice::Version(version) => out.extend_from_slice(format!("V{version}").as_bytes()),
-            Notice::Peer(peer) => {
-                out.push(b'P');
-                out.extend_from_slice(peer);
+            Notice::Peer { pod, message } => {
+                out.extend_from_slice(format!("P{pod}\n").as_bytes());
+                out.extend_from_slice(message);
             }
         }
         out.into()
@@ -59,7 +69,7 @@ impl Notice {
         match self {
             Notice::Entries(entries) => entries.last().map_or(0, |entry| entry.at.version),
             Notice::Version(version) => *version,
-            Notice::Peer(_) => 0,
+            Notice::Peer { .. } => 0,
         }
     }
 }
@@ -105,7 +115,7 @@ mod tests {
         let notices = [
             Notice::Entries(vec![entry(7, b"one\n12 x"), entry(8, b""), entry(9, b"\xff\x00")]),
             Notice::Version(u64::MAX),
-            Notice::Peer(Bytes::from_static(b"peer")),
+            Notice::Peer { pod: "p1".into(), message: Bytes::from_static(b"peer\n") },
         ];
         for notice in notices {
             assert_eq!(Notice::decode(&notice.encode()), Some(notice));

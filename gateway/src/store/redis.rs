@@ -232,15 +232,16 @@ impl RedisStore {
         self.rest.pipeline(&pipeline).await
     }
 
-    pub(super) async fn hold_lease(&self, pod: &str, life_s: u64) -> Result<(), StoreError> {
+    pub(super) async fn hold_lease(&self, pod: &str, life_s: u64) -> Result<bool, StoreError> {
         let key = format!("collab:pod:{pod}");
         let mut command = Cmd::new();
         if life_s == 0 {
             command.arg("DEL").arg(key);
-        } else {
-            command.arg("SET").arg(key).arg(1).arg("EX").arg(life_s);
+            return self.rest.query(&command).await;
         }
-        self.rest.query::<Value>(&command).await.map(|_| ())
+        command.arg("SET").arg(key).arg(1).arg("EX").arg(life_s).arg("GET");
+        let before: Option<String> = self.rest.query(&command).await?;
+        Ok(before.is_some())
     }
 
     pub(super) async fn living(&self, pods: &[Arc<str>]) -> Result<Vec<bool>, StoreError> {

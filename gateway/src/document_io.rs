@@ -1,0 +1,235 @@
+//! What an open document reads and writes, as futures that its task drives: everything that waits for the store.
+//!
+//! In: the parts of the pod and typed values. Out: typed values, bytes decoded and encoded on the way, or
+//! [`Trouble`]. Nothing here changes the document.
+
+use std::{collections::BTreeSet, sync::Arc, time::Duration};
+
+use bytes::Bytes;
+use document::{Batch, Code, CommitReply, Logged, Lookup, Member, Point, Refusal, Snapshot, Version};
+use ot::Delta;
+
+use crate::{
+    documents::Parts,
+    store::{Creation, NewEntry, Saved, StoreError, StoredEntry, Tail},
+};
+
+/// Clients are told to come back after this time when the store is away.
+const RETRY_AFTER_MS: u64 = 1_000;
+/// A read that failed is tried again after this time, a little longer each time up to ten times as long.
+const RETRY_READ: Duration = Duration::from_millis(100);
+/// Larger snapshots are encoded away from the tasks that serve sockets.
+const ENCODE_INLINE_ENTRIES: usize = 64;
+
+/// Why something could not be had.
+#[derive(Debug, Clone, thiserror::Error)]
+pub(crate) enum Trouble {
+    /// The store did not answer, or what it holds cannot be read.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// What is stored is not a document to this version.
+    #[error("{0}")]
+    Unreadable(String),
+    /// The pod's head is not a point of the log.
+    #[error("the history changed")]
+    Forked,
+}
+
+impl Trouble {
+    /// Whether trying again may help.
+    pub(crate) fn is_passing(&self) -> bool {
+        match self {
+            Self::Store(error) => error.is_passing(),
+            Self::Unreadable(_) => false,
+            Self::Forked => true,
+        }
+    }
+
+    /// What a client is told whose join failed for this.
+    pub(crate) fn refusal(&self) -> Refusal {
+        if self.is_passing() {
+            refusal(Code::StoreUnavailable, "the document store is not available; try again", Some(RETRY_AFTER_MS))
+        } else {
+            refusal(Code::JoinFailed, "the stored document cannot be read by this version", None)
+        }
+    }
+}
+
+/// A refusal without numbers.
+pub(crate) fn refusal(code: Code, message: &str, retry_after_ms: Option<u64>) -> Refusal {
+    Refusal { code, message: message.to_owned(), seq: None, last_seq: None, retry_after_ms }
+}
+
+/// A whole stored document.
+pub(crate) struct Loaded {
+    pub(crate) snapshot: Snapshot,
+    pub(crate) tail: Vec<Logged>,
+}
+
+/// Reads the document; creates it, with the application's text, where nobody has stored it yet.
+pub(crate) async fn load(parts: &Parts, document_id: &str) -> Result<Loaded, Trouble> {
+    let opened = match parts.store.open(document_id).await? {
+        Some(opened) => opened,
+        None => {
+            let seed = parts.store.seed(document_id).await?;
+            parts.store.create(document_id, creation(seed)?).await?
+        }
+    };
+    let snapshot = match &opened.snapshot {
+        None => Snapshot { at: opened.snapshot_at.clone(), content: Delta::default(), window: Vec::new() },
+        Some(bytes) => {
+            let snapshot = protocol::decode_snapshot(text(bytes)?).map_err(unreadable)?;
+            // Hash(0) is drawn by whoever creates the document, after its first snapshot was encoded.
+            Snapshot { at: opened.snapshot_at.clone(), ..snapshot }
+        }
+    };
+    let mut tail = decode_entries(&opened.tail.entries)?;
+    let mut more = opened.tail.more;
+    while more {
+        let after = tail.last().map_or_else(|| opened.snapshot_at.clone(), |logged: &Logged| logged.at.clone());
+        let next = parts.store.tail(document_id, &after).await?;
+        tail.extend(decode(&next)?);
+        more = next.more;
+    }
+    Ok(Loaded { snapshot, tail })
+}
+
+/// The log after a point, and whether there is more of it.
+pub(crate) async fn fetch(parts: &Parts, document_id: &str, after: &Point) -> Result<(Vec<Logged>, bool), Trouble> {
+    let mut attempt = 0;
+    loop {
+        match parts.store.tail(document_id, after).await {
+            Ok(tail) => return Ok((decode(&tail)?, tail.more)),
+            Err(error) if error.is_passing() => {
+                attempt = (attempt + 1).min(10);
+                tokio::time::sleep(RETRY_READ * attempt).await;
+            }
+            Err(error) => return Err(error.into()),
+        }
+    }
+}
+
+/// What a join needs to know, in one round trip.
+pub(crate) async fn lookup(
+    parts: &Parts,
+    document_id: &str,
+    user_id: &str,
+    clients: &[Arc<str>],
+    after: &Point,
+) -> Result<Lookup, Result<Refusal, Trouble>> {
+    // Both are written to the same connection before either is answered.
+    let (role, found) =
+        tokio::join!(parts.directory.role(document_id, user_id), parts.store.lookup(document_id, clients, after));
+    let role = role.map_err(|error| Err(error.into()))?;
+    let Some(role) = role else {
+        return Err(Ok(refusal(Code::AccessDenied, "this user has no access to the document", None)));
+    };
+    let found = found.map_err(|error| Err(error.into()))?;
+    let tail = decode(&found.tail).map_err(Err)?;
+    Ok(Lookup { role, rows: found.rows, tail, more: found.tail.more })
+}
+
+/// A batch as the store takes it.
+pub(crate) fn encode_batch(batch: &Batch) -> Vec<NewEntry> {
+    let encode = |entry: &document::Entry| NewEntry {
+        identity: entry.identity.clone(),
+        owner: Arc::clone(&entry.user_id),
+        base: entry.base,
+        bytes: protocol::encode_entry(entry).into(),
+    };
+    batch.entries.iter().map(encode).collect()
+}
+
+/// One attempt of a commit.
+pub(crate) async fn commit(
+    parts: &Parts,
+    document_id: &str,
+    head: &Point,
+    batch: &[NewEntry],
+) -> Result<CommitReply, Trouble> {
+    let committed = parts.store.commit(document_id, head, batch).await?;
+    Ok(CommitReply {
+        verdicts: committed.verdicts,
+        tail: decode_entries(&committed.tail.entries)?,
+        more: committed.tail.more,
+        forked: committed.tail.forked,
+    })
+}
+
+/// Stores a snapshot; answers the version that is safe now.
+pub(crate) async fn save(parts: &Parts, document_id: &str, snapshot: Arc<Snapshot>) -> Result<Version, Trouble> {
+    let at = snapshot.at.clone();
+    let text = if snapshot.window.len() + snapshot.content.ops().len() <= ENCODE_INLINE_ENTRIES {
+        protocol::encode_snapshot(&snapshot)
+    } else {
+        tokio::task::spawn_blocking(move || protocol::encode_snapshot(&snapshot))
+            .await
+            .map_err(|error| Trouble::Unreadable(error.to_string()))?
+    };
+    match parts.store.save(document_id, &at, &text.into()).await? {
+        Saved::Stored | Saved::Stale => Ok(at.version),
+        Saved::Forked => Err(Trouble::Forked),
+    }
+}
+
+/// All presence rows, and which pods live; rows of dead pods are removed on the way.
+pub(crate) async fn people(parts: &Parts, document_id: &str) -> Result<(Vec<Member>, BTreeSet<Arc<str>>), Trouble> {
+    let rows = parts.store.presence(document_id).await?;
+    // A row that cannot be read is a newer version's, or nobody's: it expires with the hash.
+    let members: Vec<Member> = rows
+        .iter()
+        .filter_map(|(name, row)| protocol::decode_member(name, std::str::from_utf8(row).ok()?).ok())
+        .collect();
+    let pods: BTreeSet<_> = members.iter().map(|member| Arc::clone(&member.pod)).collect();
+    let live = parts.lease.check(&pods).await?;
+    let dead: Vec<(String, Option<Bytes>)> = members
+        .iter()
+        .filter(|member| !live.contains(&member.pod))
+        .map(|member| (protocol::encode_member(member).0, None))
+        .collect();
+    if !dead.is_empty() {
+        parts.store.write_presence(document_id, &dead).await?;
+    }
+    Ok((members, live))
+}
+
+/// The entries of a part of the log.
+pub(crate) fn decode(tail: &Tail) -> Result<Vec<Logged>, Trouble> {
+    if tail.forked {
+        return Err(Trouble::Forked);
+    }
+    decode_entries(&tail.entries)
+}
+
+/// Entries as the document takes them.
+pub(crate) fn decode_entries(entries: &[StoredEntry]) -> Result<Vec<Logged>, Trouble> {
+    let decode = |stored: &StoredEntry| {
+        let entry = protocol::decode_entry(text(&stored.bytes)?).map_err(unreadable)?;
+        Ok(Logged { at: stored.at.clone(), entry })
+    };
+    entries.iter().map(decode).collect()
+}
+
+fn creation(seed: Option<Bytes>) -> Result<Creation, Trouble> {
+    // 11 hex digits, like every hash after it.
+    let root: Arc<str> = format!("{:011x}", rand::random::<u64>() >> 20).into();
+    let seed = match &seed {
+        None => "",
+        Some(bytes) => text(bytes)?,
+    };
+    if seed.is_empty() {
+        return Ok(Creation { root, snapshot: None });
+    }
+    let content = Delta::new().insert(seed, None);
+    let at = Point { version: 0, hash: Arc::clone(&root) };
+    let snapshot = protocol::encode_snapshot(&Snapshot { at, content, window: Vec::new() });
+    Ok(Creation { root, snapshot: Some(snapshot.into()) })
+}
+
+fn text(bytes: &[u8]) -> Result<&str, Trouble> {
+    std::str::from_utf8(bytes).map_err(|_| Trouble::Unreadable("stored bytes are not UTF-8".into()))
+}
+
+fn unreadable(error: protocol::Unreadable) -> Trouble {
+    Trouble::Unreadable(error.to_string())
+}

@@ -1,0 +1,557 @@
+//! The task of one open document: drives the state machine of the `document` crate and carries out its commands.
+//!
+//! In: mail of this pod's connections, notices of other pods, answers of the store, time. Out: frames in outboxes, calls
+//! to the store, notices. The task never waits for the store while there is something else to do: calls are futures that
+//! it drives beside its mailbox, and their answers are inputs like any other.
+
+use std::{
+    collections::{BTreeSet, HashMap},
+    sync::{Arc, LazyLock},
+    time::{Duration, Instant, SystemTime, UNIX_EPOCH},
+};
+
+use document::{
+    Answer, Batch, Code, Command, CommitReply, ConnectionId, Document, Event, Input, JoinedContent, Logged, Lookup,
+    Member, Peer, Point, Refusal, ReplyId, Version,
+};
+use futures_util::{StreamExt, future::BoxFuture, stream::FuturesUnordered};
+use tokio::sync::{mpsc, watch};
+
+use crate::{
+    bus::{Heard, Subscription, document_channel},
+    document_io::{self as io, Trouble, refusal},
+    document_presence::OwnRows,
+    documents::{Inner, Mail},
+    lease::Living,
+    outbox::Outbox,
+    store::{NewEntry, Notice},
+};
+
+/// A document stays open for this long after its last connection left: reloads and reconnects find it ready.
+const LINGER: Duration = Duration::from_secs(5);
+/// While pods drain nobody comes back here; only mail that is under way is waited for.
+const LINGER_DRAINING: Duration = Duration::from_millis(10);
+/// A commit that was not answered is repeated after this time, twice as long each time, between these bounds.
+const REPEAT_MIN: Duration = Duration::from_millis(50);
+const REPEAT_MAX: Duration = Duration::from_millis(500);
+/// A presence hash lives for a day after the last renewal.
+const RENEW_PRESENCE: Duration = Duration::from_secs(3600);
+
+/// Runs until the document is closed.
+pub(crate) async fn run(inner: Arc<Inner>, id: Arc<str>, mail: mpsc::Receiver<Mail>) {
+    let mut task = Task {
+        channel: document_channel(&id),
+        living: inner.parts.lease.living(),
+        draining: inner.is_draining(),
+        inner,
+        id,
+        mail,
+        outboxes: HashMap::new(),
+        left: Vec::new(),
+        work: FuturesUnordered::new(),
+        away: false,
+        committing: false,
+        own_rows: OwnRows::default(),
+        seen: BTreeSet::new(),
+        reading_people: false,
+    };
+    loop {
+        match task.open().await {
+            Ok((mut document, mut subscription)) => match task.serve(&mut document, &mut subscription).await {
+                End::Closed => break,
+                End::Reopen => task.forget(),
+                End::Broken(trouble) => {
+                    tracing::error!(document = %task.id, %trouble, "the document is closed");
+                    task.say_rejoin();
+                    task.refuse(&trouble.refusal()).await;
+                    break;
+                }
+            },
+            Err(trouble) => {
+                tracing::warn!(document = %task.id, %trouble, "the document cannot be opened");
+                task.refuse(&trouble.refusal()).await;
+                break;
+            }
+        }
+    }
+    task.inner.parts.lease.unwatch(&task.seen);
+}
+
+struct Task {
+    inner: Arc<Inner>,
+    id: Arc<str>,
+    channel: String,
+    mail: mpsc::Receiver<Mail>,
+    /// Of everybody who asked to join, until they leave.
+    outboxes: HashMap<ConnectionId, Outbox>,
+    /// Left, but acknowledgements may still come for them.
+    left: Vec<ConnectionId>,
+    work: FuturesUnordered<BoxFuture<'static, Done>>,
+    /// The store does not answer commits.
+    away: bool,
+    committing: bool,
+    living: watch::Receiver<Living>,
+    draining: watch::Receiver<bool>,
+    own_rows: OwnRows,
+    /// Pods in this document's rows, whose leases are watched.
+    seen: BTreeSet<Arc<str>>,
+    reading_people: bool,
+}
+
+/// A future's answer.
+enum Done {
+    LookedUp { connection: ConnectionId, result: Result<Lookup, Result<Refusal, Trouble>> },
+    Committed { batch: Arc<Sent>, result: Result<CommitReply, Trouble>, repeats: u32 },
+    Fetched(Result<(Vec<Logged>, bool), Trouble>),
+    Saved(Result<Version, Trouble>),
+    People(Result<(Vec<Member>, BTreeSet<Arc<str>>), Trouble>),
+    RowsWritten(bool),
+}
+
+/// A batch that is being committed, as often as it takes.
+struct Sent {
+    head: Point,
+    entries: Vec<NewEntry>,
+    since: Instant,
+}
+
+enum End {
+    Closed,
+    Reopen,
+    Broken(Trouble),
+}
+
+/// Whether the document goes on.
+type Flow = Result<(), End>;
+
+impl Task {
+    async fn open(&mut self) -> Result<(Document, Subscription), Trouble> {
+        let parts = &self.inner.parts;
+        // First the ear, then the eye: what is committed in between is heard.
+        let subscription = parts.bus.subscribe(&self.channel).await?;
+        let (loaded, people) = tokio::join!(io::load(parts, &self.id), io::people(parts, &self.id));
+        let (loaded, (members, live)) = (loaded?, people?);
+        let pod = Arc::clone(parts.lease.pod());
+        let mut document = Document::open(parts.settings.clone(), pod, loaded.snapshot, loaded.tail, now_ms())
+            .map_err(|error| Trouble::Unreadable(error.to_string()))?;
+        self.see(members.iter().map(|member| &member.pod));
+        // Nobody is connected yet, so there is nobody to tell.
+        let _ = self.feed(&mut document, Input::Presence { members, live });
+        // What a copy that was given up did not get written.
+        self.write_rows(false);
+        Ok((document, subscription))
+    }
+
+    async fn serve(&mut self, document: &mut Document, subscription: &mut Subscription) -> End {
+        let mut renewal = tokio::time::interval(RENEW_PRESENCE);
+        renewal.reset();
+        let mut idle_since: Option<Instant> = None;
+        loop {
+            let is_idle = document.is_idle() && self.work.is_empty() && self.own_rows.is_written();
+            idle_since = if is_idle { idle_since.or_else(|| Some(Instant::now())) } else { None };
+            let linger = if *self.draining.borrow() { LINGER_DRAINING } else { LINGER };
+            let due = idle_since.map(|since| since + linger);
+            if due.is_some_and(|due| due <= Instant::now()) {
+                if self.inner.close_unused(&self.id, &self.mail) {
+                    return End::Closed;
+                }
+                idle_since = Some(Instant::now());
+                continue;
+            }
+            let tick = document
+                .deadline_ms()
+                .map(|at| Instant::now() + Duration::from_millis(at.saturating_sub(now_ms()).max(1)));
+            let wake = [due, tick].into_iter().flatten().min();
+            let flow = tokio::select! {
+                mail = self.mail.recv() => match mail {
+                    Some(mail) => self.take(document, mail),
+                    None => return End::Closed,
+                },
+                Some(done) = self.work.next(), if !self.work.is_empty() => self.finish(document, done),
+                heard = subscription.next() => self.hear(document, heard),
+                () = sleep_until(wake) => self.feed(document, Input::Tick),
+                changed = self.living.changed() => {
+                    self.pods_changed(changed.is_ok());
+                    Ok(())
+                }
+                _ = self.draining.changed() => Ok(()),
+                _ = renewal.tick() => {
+                    self.write_rows(true);
+                    Ok(())
+                }
+            };
+            if let Err(end) = flow {
+                return end;
+            }
+            if !self.committing {
+                for connection in self.left.drain(..) {
+                    self.outboxes.remove(&connection);
+                }
+            }
+        }
+    }
+
+    fn take(&mut self, document: &mut Document, mail: Mail) -> Flow {
+        match mail {
+            Mail::Join { outbox, join } => {
+                self.left.retain(|connection| *connection != join.connection);
+                self.outboxes.insert(join.connection, outbox);
+                self.feed(document, Input::Join(*join))
+            }
+            Mail::Input(input) => {
+                let leaving = match &input {
+                    Input::Leave { connection, .. } => Some(*connection),
+                    _ => None,
+                };
+                let flow = self.feed(document, input);
+                self.left.extend(leaving);
+                flow
+            }
+        }
+    }
+
+    fn feed(&mut self, document: &mut Document, input: Input) -> Flow {
+        for command in document.handle(input, now_ms()) {
+            self.carry_out(command)?;
+        }
+        Ok(())
+    }
+
+    fn carry_out(&mut self, command: Command) -> Flow {
+        match command {
+            Command::Send { to, event } => self.send(&to, &event),
+            Command::Answer { to, reply, answer } => self.answer(to, reply, &answer),
+            Command::Lookup { connection, user_id, clients, after } => {
+                let (parts, id) = (self.inner.parts.clone(), Arc::clone(&self.id));
+                self.start(async move {
+                    let result = io::lookup(&parts, &id, &user_id, &clients, &after).await;
+                    Done::LookedUp { connection, result }
+                });
+            }
+            Command::Commit(batch) => {
+                let Batch { head, .. } = &batch;
+                let sent = Sent { head: head.clone(), entries: io::encode_batch(&batch), since: Instant::now() };
+                self.committing = true;
+                self.commit(Arc::new(sent), 0);
+            }
+            Command::Fetch { after } => {
+                let (parts, id) = (self.inner.parts.clone(), Arc::clone(&self.id));
+                self.start(async move { Done::Fetched(io::fetch(&parts, &id, &after).await) });
+            }
+            Command::Save(snapshot) => {
+                let (parts, id) = (self.inner.parts.clone(), Arc::clone(&self.id));
+                self.start(async move { Done::Saved(io::save(&parts, &id, snapshot).await) });
+            }
+            Command::Publish(peer) => {
+                let pod = Arc::clone(self.inner.parts.lease.pod());
+                let notice = Notice::Peer { pod, message: protocol::encode_peer(&peer).into() };
+                self.inner.parts.bus.publish(&self.channel, notice.encode());
+            }
+            Command::WritePresence(member) => {
+                self.own_rows.set(member);
+                self.write_rows(false);
+            }
+            Command::PauseReading { connection, pause } => {
+                if let Some(outbox) = self.outboxes.get(&connection) {
+                    outbox.pause_reading(pause);
+                }
+            }
+            Command::Reopen => return Err(End::Reopen),
+        }
+        Ok(())
+    }
+
+    fn send(&self, to: &[ConnectionId], event: &Event) {
+        let frame = websocket::text_frame(&protocol::event(&self.id, event));
+        let is_snapshot = match event {
+            Event::DocumentJoined(joined) => !matches!(joined.content, JoinedContent::Edits(_)),
+            Event::Rejoin
+            | Event::Edit(_)
+            | Event::EditCommitted { .. }
+            | Event::UserJoined(_)
+            | Event::UserLeft { .. }
+            | Event::Presence { .. }
+            | Event::CursorUpdate { .. }
+            | Event::TypingUpdate { .. }
+            | Event::Error(_) => false,
+        };
+        for outbox in to.iter().filter_map(|connection| self.outboxes.get(connection)) {
+            if is_snapshot {
+                outbox.push_snapshot(frame.clone());
+            } else {
+                outbox.push(frame.clone());
+            }
+        }
+        if let Event::Edit(_) = event {
+            self.inner.parts.metrics.deliveries.inc_by(to.len() as u64);
+        }
+    }
+
+    fn answer(&self, to: ConnectionId, reply: Option<ReplyId>, answer: &Result<Answer, Refusal>) {
+        let Some(outbox) = self.outboxes.get(&to) else { return };
+        if let Some(text) = protocol::acknowledgement(reply, &self.id, answer) {
+            outbox.push_text(&text);
+        }
+    }
+
+    fn commit(&self, batch: Arc<Sent>, repeats: u32) {
+        let (parts, id) = (self.inner.parts.clone(), Arc::clone(&self.id));
+        self.start(async move {
+            if let Some(exponent) = repeats.checked_sub(1) {
+                tokio::time::sleep((REPEAT_MIN * 2u32.pow(exponent.min(8))).min(REPEAT_MAX)).await;
+            }
+            let result = io::commit(&parts, &id, &batch.head, &batch.entries).await;
+            Done::Committed { batch, result, repeats }
+        });
+    }
+
+    fn start(&self, work: impl Future<Output = Done> + Send + 'static) {
+        self.work.push(Box::pin(work));
+    }
+
+    fn finish(&mut self, document: &mut Document, done: Done) -> Flow {
+        match done {
+            Done::LookedUp { connection, result } => {
+                let (result, end) = match result {
+                    Ok(lookup) => (Ok(lookup), None),
+                    Err(Ok(refusal)) => (Err(refusal), None),
+                    Err(Err(trouble)) => (Err(trouble.refusal()), Some(trouble)),
+                };
+                self.feed(document, Input::LookedUp { connection, result })?;
+                end.map_or(Ok(()), |trouble| self.trouble(document, trouble))
+            }
+            Done::Committed { batch, result, repeats } => self.committed(document, batch, result, repeats),
+            Done::Fetched(Ok((entries, more))) => {
+                let beyond = entries.last().map(|last| last.at.version + 1).filter(|_| more);
+                self.feed(document, Input::Learned(entries))?;
+                beyond.map_or(Ok(()), |version| self.feed(document, Input::Hint(version)))
+            }
+            Done::Saved(Ok(version)) => self.feed(document, Input::Saved(version)),
+            Done::People(result) => {
+                self.reading_people = false;
+                match result {
+                    Ok((members, live)) => {
+                        self.see(members.iter().map(|member| &member.pod));
+                        self.feed(document, Input::Presence { members, live })
+                    }
+                    Err(trouble) => self.trouble(document, trouble),
+                }
+            }
+            Done::RowsWritten(is_ok) => {
+                self.own_rows.written(is_ok);
+                if !self.own_rows.is_written() {
+                    self.write_rows(false);
+                }
+                Ok(())
+            }
+            Done::Fetched(Err(trouble)) | Done::Saved(Err(trouble)) => self.trouble(document, trouble),
+        }
+    }
+
+    fn committed(
+        &mut self,
+        document: &mut Document,
+        batch: Arc<Sent>,
+        result: Result<CommitReply, Trouble>,
+        repeats: u32,
+    ) -> Flow {
+        match result {
+            Err(trouble) if trouble.is_passing() => {
+                // It may have been carried out; the identities of its entries make the repetition harmless.
+                if !self.away {
+                    tracing::warn!(document = %self.id, %trouble, "a commit was not answered, repeating it");
+                    self.away = true;
+                    self.feed(document, Input::StoreAway(true))?;
+                }
+                self.commit(batch, repeats.saturating_add(1));
+                Ok(())
+            }
+            Err(trouble) => Err(End::Broken(trouble)),
+            Ok(reply) => {
+                self.committing = false;
+                let metrics = &self.inner.parts.metrics;
+                let appended = reply.verdicts.iter().filter(|v| matches!(v, document::Verdict::Ok(_))).count();
+                metrics.edits_committed.inc_by(appended as u64);
+                metrics.edit_commit_seconds.observe(batch.since.elapsed().as_secs_f64());
+                if std::mem::take(&mut self.away) {
+                    self.feed(document, Input::StoreAway(false))?;
+                }
+                self.feed(document, Input::Committed(reply))
+            }
+        }
+    }
+
+    /// What a failed call means for the document; one that may succeed later is asked for again by whoever needs it.
+    fn trouble(&mut self, document: &mut Document, trouble: Trouble) -> Flow {
+        match trouble {
+            Trouble::Forked => self.feed(document, Input::Forked),
+            trouble if trouble.is_passing() => {
+                tracing::debug!(document = %self.id, %trouble, "a call to the store failed");
+                Ok(())
+            }
+            trouble => Err(End::Broken(trouble)),
+        }
+    }
+
+    fn hear(&mut self, document: &mut Document, heard: Option<Heard>) -> Flow {
+        let Some(heard) = heard else {
+            return Err(End::Reopen);
+        };
+        let message = match heard {
+            Heard::Message(message) => message,
+            Heard::Missed => {
+                self.read_people();
+                let (parts, id, after) = (self.inner.parts.clone(), Arc::clone(&self.id), document.head().clone());
+                self.start(async move { Done::Fetched(io::fetch(&parts, &id, &after).await) });
+                return Ok(());
+            }
+        };
+        let head = document.head().version;
+        match Notice::decode(&message) {
+            Some(Notice::Entries(mut entries)) => {
+                // Mostly this pod's own batch, whose answer was quicker.
+                entries.retain(|entry| entry.at.version > head);
+                if entries.is_empty() {
+                    return Ok(());
+                }
+                match io::decode_entries(&entries) {
+                    Ok(entries) => self.feed(document, Input::Learned(entries)),
+                    Err(trouble) => Err(End::Broken(trouble)),
+                }
+            }
+            Some(Notice::Version(version)) if version > head => self.feed(document, Input::Hint(version)),
+            Some(Notice::Peer { pod, message }) if pod != *self.inner.parts.lease.pod() => {
+                let Some(peer) = std::str::from_utf8(&message).ok().and_then(|text| protocol::decode_peer(text).ok())
+                else {
+                    return Ok(());
+                };
+                if let Peer::Member(member) = &peer {
+                    self.see([&member.pod]);
+                }
+                self.feed(document, Input::Peer(peer))
+            }
+            Some(Notice::Version(_) | Notice::Peer { .. }) | None => Ok(()),
+        }
+    }
+
+    /// Watches the leases of pods that are in this document.
+    fn see<'a>(&mut self, pods: impl IntoIterator<Item = &'a Arc<str>>) {
+        let lease = &self.inner.parts.lease;
+        let new: Vec<_> =
+            pods.into_iter().filter(|pod| *pod != lease.pod() && !self.seen.contains(*pod)).cloned().collect();
+        if !new.is_empty() {
+            self.seen.extend(new.iter().cloned());
+            lease.watch(new);
+        }
+    }
+
+    fn pods_changed(&mut self, has_lease: bool) {
+        let living = self.living.borrow_and_update().clone();
+        if !has_lease {
+            return;
+        }
+        if self.own_rows.lapsed(living.lapses) {
+            self.write_rows(true);
+        }
+        let (alive, dead): (BTreeSet<_>, BTreeSet<_>) =
+            self.seen.iter().cloned().partition(|pod| living.pods.contains(pod));
+        if !dead.is_empty() {
+            self.read_people();
+            // Incarnations do not come back; one that was only not asked about yet is in the rows that are read now.
+            self.inner.parts.lease.unwatch(&dead);
+            self.seen = alive;
+        }
+    }
+
+    fn read_people(&mut self) {
+        if std::mem::replace(&mut self.reading_people, true) {
+            return;
+        }
+        let (parts, id) = (self.inner.parts.clone(), Arc::clone(&self.id));
+        self.start(async move { Done::People(io::people(&parts, &id).await) });
+    }
+
+    fn write_rows(&mut self, all: bool) {
+        let Some(rows) = self.own_rows.take(all) else { return };
+        let (parts, id) = (self.inner.parts.clone(), Arc::clone(&self.id));
+        let pause = self.own_rows.pause();
+        self.start(async move {
+            tokio::time::sleep(pause).await;
+            Done::RowsWritten(parts.store.write_presence(&id, &rows).await.is_ok())
+        });
+    }
+
+    /// Before the document is opened anew: calls of the old copy are of no interest.
+    fn forget(&mut self) {
+        self.work = FuturesUnordered::new();
+        self.away = false;
+        self.committing = false;
+        self.reading_people = false;
+        self.own_rows.written(false);
+    }
+
+    fn say_rejoin(&self) {
+        let everybody: Vec<_> = self.outboxes.keys().copied().collect();
+        self.send(&everybody, &Event::Rejoin);
+    }
+
+    /// Ends the task with an answer to everybody who waits for one.
+    async fn refuse(&mut self, refusal: &Refusal) {
+        self.inner.close(&self.id);
+        self.mail.close();
+        while let Some(mail) = self.mail.recv().await {
+            let input = match mail {
+                Mail::Input(input) => input,
+                Mail::Join { outbox, join } => {
+                    self.outboxes.insert(join.connection, outbox);
+                    for edit in &join.early {
+                        let refusal = Refusal { seq: edit.seq, ..refusal.clone() };
+                        self.answer(edit.connection, edit.reply, &Err(refusal));
+                    }
+                    Input::Join(*join)
+                }
+            };
+            self.refuse_input(input, refusal);
+        }
+    }
+
+    fn refuse_input(&self, input: Input, refused: &Refusal) {
+        match input {
+            Input::Join(join) => self.answer(join.connection, join.reply, &Err(refused.clone())),
+            Input::Edit(edit) => {
+                let refused = Refusal { seq: edit.seq, ..refused.clone() };
+                self.answer(edit.connection, edit.reply, &Err(refused));
+            }
+            Input::Leave { connection, reply, .. } => self.answer(connection, reply, &Ok(Answer::Empty)),
+            Input::Cursor { connection, reply, .. } | Input::Typing { connection, reply, .. } => {
+                let refused = refusal(Code::NotJoined, "join the document first", None);
+                self.answer(connection, reply, &Err(refused));
+            }
+            // Never in a mailbox.
+            Input::LookedUp { .. }
+            | Input::Learned(_)
+            | Input::Hint(_)
+            | Input::Committed(_)
+            | Input::StoreAway(_)
+            | Input::Peer(_)
+            | Input::Presence { .. }
+            | Input::Saved(_)
+            | Input::Forked
+            | Input::Tick => {}
+        }
+    }
+}
+
+/// Unix milliseconds that do not run backwards.
+fn now_ms() -> u64 {
+    static START: LazyLock<(Instant, Duration)> =
+        LazyLock::new(|| (Instant::now(), SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default()));
+    u64::try_from((START.1 + START.0.elapsed()).as_millis()).unwrap_or(u64::MAX)
+}
+
+async fn sleep_until(wake: Option<Instant>) {
+    match wake {
+        Some(wake) => tokio::time::sleep_until(wake.into()).await,
+        None => std::future::pending().await,
+    }
+}

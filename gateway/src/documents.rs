@@ -1,0 +1,157 @@
+//! The documents that are open on this pod: one task each, found by id.
+//!
+//! In: joins and inputs of connections. Out: nothing directly; each document's task (`document_task.rs`) writes to the
+//! connections' outboxes. A document opens with its first join and closes a little after its last connection left.
+
+use std::{
+    collections::HashMap,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+};
+
+use tokio::sync::{Notify, mpsc, watch};
+
+use crate::{
+    bus::Bus, directory::Directory, document_task, lease::Lease, metrics::Metrics, outbox::Outbox, store::Store,
+};
+
+/// Inputs that may wait for one document; then its connections wait to hand in more, which slows only them.
+const MAILBOX_MAX: usize = 1024;
+
+/// What documents need of the pod.
+#[derive(Clone)]
+pub struct Parts {
+    /// Where they are kept.
+    pub store: Store,
+    /// How pods hear of each other's entries.
+    pub bus: Bus,
+    /// Who may do what.
+    pub directory: Directory,
+    /// Who of the pods lives.
+    pub lease: Lease,
+    /// Bounds of a document.
+    pub settings: document::Settings,
+    /// Counters.
+    pub metrics: Metrics,
+}
+
+/// All open documents; cheap to clone.
+#[derive(Clone)]
+pub struct Documents {
+    pub(crate) inner: Arc<Inner>,
+}
+
+/// The document is not open on this pod, so the connection cannot have joined it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("the document is not open here")]
+pub struct NotOpen;
+
+pub(crate) struct Inner {
+    pub(crate) parts: Parts,
+    open: Mutex<HashMap<Arc<str>, mpsc::Sender<Mail>>>,
+    draining: watch::Sender<bool>,
+    closed: Notify,
+}
+
+/// What a document's task receives.
+pub(crate) enum Mail {
+    Join { outbox: Outbox, join: Box<document::Join> },
+    Input(document::Input),
+}
+
+impl Documents {
+    /// No document is open yet.
+    pub fn new(parts: Parts) -> Self {
+        let inner = Inner { parts, open: Mutex::default(), draining: watch::Sender::new(false), closed: Notify::new() };
+        Self { inner: Arc::new(inner) }
+    }
+
+    /// Hands in a join; the answer goes to the outbox. Whoever joined must send [`document::Input::Leave`] in the end.
+    pub async fn join(&self, document_id: Arc<str>, outbox: Outbox, join: document::Join) {
+        let mut mail = Mail::Join { outbox, join: Box::new(join) };
+        loop {
+            let mailbox = self.mailbox(&document_id);
+            // The document closed in this moment: open it anew.
+            match mailbox.send(mail).await {
+                Ok(()) => return,
+                Err(mpsc::error::SendError(back)) => mail = back,
+            }
+        }
+    }
+
+    /// Hands in anything else.
+    ///
+    /// # Errors
+    /// When the document is not open, which nobody who joined it sees.
+    pub async fn send(&self, document_id: &str, input: document::Input) -> Result<(), NotOpen> {
+        let mailbox = self.inner.open().get(document_id).cloned().ok_or(NotOpen)?;
+        mailbox.send(Mail::Input(input)).await.map_err(|_| NotOpen)
+    }
+
+    /// How many documents are open.
+    pub fn count(&self) -> usize {
+        self.inner.open().len()
+    }
+
+    /// Closes documents as soon as nobody is connected and everything is stored, and waits until all are.
+    pub async fn drain(&self) {
+        self.inner.draining.send_replace(true);
+        loop {
+            let closed = self.inner.closed.notified();
+            tokio::pin!(closed);
+            closed.as_mut().enable();
+            if self.inner.open().is_empty() {
+                return;
+            }
+            closed.await;
+        }
+    }
+
+    fn mailbox(&self, document_id: &Arc<str>) -> mpsc::Sender<Mail> {
+        let mut open = self.inner.open();
+        if let Some(mailbox) = open.get(document_id).filter(|mailbox| !mailbox.is_closed()) {
+            return mailbox.clone();
+        }
+        let (mailbox, mail) = mpsc::channel(MAILBOX_MAX);
+        open.insert(Arc::clone(document_id), mailbox.clone());
+        self.inner.parts.metrics.documents.set(i64::try_from(open.len()).unwrap_or(i64::MAX));
+        drop(open);
+        tokio::spawn(document_task::run(Arc::clone(&self.inner), Arc::clone(document_id), mail));
+        mailbox
+    }
+}
+
+impl Inner {
+    pub(crate) fn is_draining(&self) -> watch::Receiver<bool> {
+        self.draining.subscribe()
+    }
+
+    /// Takes a document out unless somebody has mail for it; true if its task may end.
+    pub(crate) fn close_unused(&self, document_id: &str, mail: &mpsc::Receiver<Mail>) -> bool {
+        let mut open = self.open();
+        // Only the map's own sender is left, and it cannot be cloned while this lock is held.
+        let is_unused = mail.is_empty() && mail.sender_strong_count() == 1;
+        if is_unused {
+            open.remove(document_id);
+            self.closed(open);
+        }
+        is_unused
+    }
+
+    /// Takes a document out whose task ends whatever its mail; the next join opens it anew.
+    pub(crate) fn close(&self, document_id: &str) {
+        let mut open = self.open();
+        open.remove(document_id);
+        self.closed(open);
+    }
+
+    fn closed(&self, open: MutexGuard<'_, HashMap<Arc<str>, mpsc::Sender<Mail>>>) {
+        self.parts.metrics.documents.set(i64::try_from(open.len()).unwrap_or(i64::MAX));
+        drop(open);
+        self.closed.notify_waiters();
+    }
+
+    fn open(&self) -> MutexGuard<'_, HashMap<Arc<str>, mpsc::Sender<Mail>>> {
+        // Nothing can panic while it is held.
+        self.open.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}

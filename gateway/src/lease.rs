@@ -1,0 +1,165 @@
+//! Who of the pods lives: one lease per pod incarnation, and the leases of the pods that documents have seen.
+//!
+//! In: the store; the pods that open documents take an interest in. Out: a [`Living`] that changes when one of them dies
+//! or comes. A pod that has no lease does not count in any document's presence, so a dead pod's people vanish in one
+//! step and nothing is written per document while nothing changes.
+
+use std::{
+    collections::{BTreeSet, HashMap},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
+
+use tokio::{
+    sync::{Notify, watch},
+    time::{MissedTickBehavior, interval},
+};
+use tokio_util::sync::CancellationToken;
+
+use crate::store::{Store, StoreError};
+
+/// A pod that does not renew for this long is dead.
+pub const LEASE_LIFE_S: u64 = 15;
+/// Three attempts per life.
+const RENEW_EVERY: Duration = Duration::from_secs(5);
+
+/// This pod's lease; clones share it.
+#[derive(Debug, Clone)]
+pub struct Lease {
+    shared: Arc<Shared>,
+}
+
+/// What is known of the pods.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Living {
+    /// The pods of interest that live, this one always.
+    pub pods: BTreeSet<Arc<str>>,
+    /// How often this pod's lease ran out: others may have removed its rows since.
+    pub lapses: u64,
+}
+
+#[derive(Debug)]
+struct Shared {
+    store: Store,
+    pod: Arc<str>,
+    living: watch::Sender<Living>,
+    // Pods and how many documents see them. Bounded by the pods that write presence rows.
+    interest: Mutex<HashMap<Arc<str>, usize>>,
+    asked: Notify,
+    stop: CancellationToken,
+}
+
+impl Lease {
+    /// Takes a lease for a new incarnation and renews it until [`Lease::end`].
+    pub fn start(store: Store) -> Self {
+        // A pod that comes back is another one: what its predecessor held is gone.
+        let pod: Arc<str> = format!("{:016x}", rand::random::<u64>()).into();
+        let living = Living { pods: BTreeSet::from([Arc::clone(&pod)]), lapses: 0 };
+        let shared = Arc::new(Shared {
+            store,
+            pod,
+            living: watch::Sender::new(living),
+            interest: Mutex::default(),
+            asked: Notify::new(),
+            stop: CancellationToken::new(),
+        });
+        tokio::spawn(renew(Arc::clone(&shared)));
+        Self { shared }
+    }
+
+    /// The incarnation: 16 hex digits, never used twice.
+    pub fn pod(&self) -> &Arc<str> {
+        &self.shared.pod
+    }
+
+    /// Hears of changes.
+    pub fn living(&self) -> watch::Receiver<Living> {
+        self.shared.living.subscribe()
+    }
+
+    /// Takes an interest in these pods; their first check comes at once.
+    pub fn watch(&self, pods: impl IntoIterator<Item = Arc<str>>) {
+        let mut interest = self.shared.interest();
+        for pod in pods {
+            *interest.entry(pod).or_default() += 1;
+        }
+        self.shared.asked.notify_one();
+    }
+
+    /// Ends an interest.
+    pub fn unwatch<'a>(&self, pods: impl IntoIterator<Item = &'a Arc<str>>) {
+        let mut interest = self.shared.interest();
+        for pod in pods {
+            if let Some(count) = interest.get_mut(pod) {
+                *count -= 1;
+                if *count == 0 {
+                    interest.remove(pod);
+                }
+            }
+        }
+    }
+
+    /// Which of these pods live: from what is known, asking for the others.
+    ///
+    /// # Errors
+    /// When the store has to be asked and cannot be.
+    pub async fn check(&self, pods: &BTreeSet<Arc<str>>) -> Result<BTreeSet<Arc<str>>, StoreError> {
+        let mut living = self.shared.living.borrow().pods.clone();
+        let unknown: Vec<Arc<str>> = pods.difference(&living).cloned().collect();
+        if !unknown.is_empty() {
+            let answers = self.shared.store.living(&unknown).await?;
+            living.extend(unknown.into_iter().zip(answers).filter(|(_, lives)| *lives).map(|(pod, _)| pod));
+        }
+        Ok(living)
+    }
+
+    /// Gives the lease back: the people of this pod are gone at once.
+    pub async fn end(&self) {
+        self.shared.stop.cancel();
+        if let Err(error) = self.shared.store.hold_lease(&self.shared.pod, 0).await {
+            tracing::debug!(%error, "the lease runs out by itself");
+        }
+    }
+}
+
+impl Shared {
+    fn interest(&self) -> MutexGuard<'_, HashMap<Arc<str>, usize>> {
+        // Nothing can panic while it is held.
+        self.interest.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// One round; an error changes nothing: whoever cannot see the others does not declare them dead.
+    async fn round(&self, is_first: bool) -> Result<(), StoreError> {
+        let was_held = self.store.hold_lease(&self.pod, LEASE_LIFE_S).await?;
+        let pods: Vec<Arc<str>> = self.interest().keys().filter(|pod| **pod != self.pod).cloned().collect();
+        let answers = self.store.living(&pods).await?;
+        let mut living: BTreeSet<_> =
+            pods.into_iter().zip(answers).filter(|(_, lives)| *lives).map(|(pod, _)| pod).collect();
+        living.insert(Arc::clone(&self.pod));
+        self.living.send_if_modified(|known| {
+            let lapses = known.lapses + u64::from(!was_held && !is_first);
+            let new = Living { pods: living, lapses };
+            let is_new = *known != new;
+            *known = new;
+            is_new
+        });
+        Ok(())
+    }
+}
+
+async fn renew(shared: Arc<Shared>) {
+    let mut rounds = interval(RENEW_EVERY);
+    rounds.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut is_first = true;
+    loop {
+        tokio::select! {
+            () = shared.stop.cancelled() => return,
+            _ = rounds.tick() => {}
+            () = shared.asked.notified() => {}
+        }
+        match shared.round(is_first).await {
+            Ok(()) => is_first = false,
+            Err(error) => tracing::debug!(%error, "the lease could not be renewed"),
+        }
+    }
+}

@@ -45,8 +45,6 @@ pub(crate) fn remove(containers: &[String]) -> Result<()> {
                     left.push(group);
                 }
             }
-            // Fails while other groups are below, and then it is not ours to remove.
-            let _ = fs::remove_dir(parent);
         }
         if left.is_empty() {
             return Ok(());
@@ -62,6 +60,14 @@ pub(crate) fn remove(containers: &[String]) -> Result<()> {
 pub(crate) fn dead() -> Vec<PathBuf> {
     let groups = parents().into_iter().flat_map(|parent| fs::read_dir(parent).into_iter().flatten().flatten());
     groups.map(|entry| entry.path()).filter(|path| path.is_dir() && is_empty(path)).collect()
+}
+
+/// Removes groups that a crash left behind, whoever's they were: no process is in them.
+pub(crate) fn sweep() {
+    dead().iter().for_each(|group| remove_tree(group));
+    for parent in parents() {
+        let _ = fs::remove_dir(parent);
+    }
 }
 
 fn parents() -> Vec<PathBuf> {

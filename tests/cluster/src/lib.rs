@@ -4,6 +4,8 @@
 //! nodes of Kubernetes (each a network, mount and process namespace, so that a node can lose its power or be cut off),
 //! or only an API server with its etcd; and what tests do to them.
 
+mod apiserver;
+pub mod background;
 mod cgroup;
 mod cluster;
 mod control_plane;
@@ -21,4 +23,5 @@ mod process;
 pub mod programs;
 mod progress;
 
+pub use apiserver::ApiServer;
 pub use cluster::{Cluster, foreign_kubeconfig};

@@ -262,6 +262,7 @@ fn take_away() -> Result<()> {
     kill_marked(&Mark::cluster(state()))?;
     network::remove_bridge();
     unmount();
+    cgroup::sweep();
     if state().exists() {
         fs::remove_dir_all(state()).with_context(|| format!("cannot remove {STATE}"))?;
     }

@@ -2,11 +2,14 @@
 //!
 //! In: arguments, and `KUBECONFIG`. Out: a cluster; what a program wants on standard output, progress on standard error.
 
-use std::path::PathBuf;
+use std::{
+    net::SocketAddr,
+    path::{Path, PathBuf},
+};
 
 use anyhow::Result;
 use clap::{Parser, Subcommand};
-use cluster::{Cluster, foreign_kubeconfig, images, local, programs};
+use cluster::{ApiServer, Cluster, background, foreign_kubeconfig, forward, images, local, programs};
 
 #[derive(Parser)]
 #[command(name = "cluster", about = "A real two-node Kubernetes for tests, on this machine")]
@@ -31,6 +34,24 @@ enum Command {
     Images { names: Vec<String> },
     /// Copy logs of pods and components into a folder
     Logs { folder: PathBuf },
+    /// Lead connections of a local address to ready pods, each new connection to the next one
+    Forward {
+        #[arg(long, default_value = "default")]
+        namespace: String,
+        /// Labels of the pods, such as app=gateway
+        #[arg(long)]
+        selector: String,
+        /// The port in the pods
+        #[arg(long)]
+        port: u16,
+        #[arg(long, default_value = "127.0.0.1:8080")]
+        listen: SocketAddr,
+        /// Go on in the background, until `down`
+        #[arg(long)]
+        background: bool,
+    },
+    /// Start only an API server and its etcd, until interrupted; prints its kubeconfig's path
+    Apiserver,
     /// Run kubectl against the cluster
     #[command(disable_help_flag = true)]
     Kubectl {
@@ -50,14 +71,31 @@ enum Command {
 #[tokio::main]
 async fn main() -> Result<()> {
     match Arguments::parse().command {
-        Command::Up => {
-            let was_up = local::up().await?;
-            eprintln!("cluster: {}", if was_up { "was up already" } else { "is up" });
-            println!("export KUBECONFIG={}", local::kubeconfig().display());
+        Command::Up => match foreign_kubeconfig() {
+            Some(kubeconfig) => say_foreign(&kubeconfig),
+            None => {
+                let was_up = local::up().await?;
+                eprintln!("cluster: {}", if was_up { "was up already" } else { "is up" });
+                println!("export KUBECONFIG={}", local::kubeconfig().display());
+            }
+        },
+        Command::Down => {
+            if background::stop_all()? {
+                eprintln!("cluster: ended the forwarder");
+            }
+            match foreign_kubeconfig() {
+                Some(kubeconfig) => say_foreign(&kubeconfig),
+                None => local::down()?,
+            }
         }
-        Command::Down => local::down()?,
-        Command::Status => local::status().await?.iter().for_each(|line| println!("{line}")),
-        Command::Kubeconfig => println!("{}", local::kubeconfig().display()),
+        Command::Status => match foreign_kubeconfig() {
+            Some(kubeconfig) => {
+                say_foreign(&kubeconfig);
+                println!("{}", Cluster::get_or_up().await?.kubectl(&["get", "nodes"])?);
+            }
+            None => local::status().await?.iter().for_each(|line| println!("{line}")),
+        },
+        Command::Kubeconfig => println!("{}", foreign_kubeconfig().unwrap_or_else(local::kubeconfig).display()),
         Command::LoadImage { archives } => load(archives).await?,
         Command::Images { names } => {
             for built in images::build(&names)? {
@@ -66,11 +104,31 @@ async fn main() -> Result<()> {
             }
         }
         Command::Logs { folder } => Cluster::get_or_up().await?.collect_logs(&folder).await?,
+        Command::Forward { namespace, selector, port, listen, background } => {
+            let target = forward::Target { namespace, selector, port };
+            if background {
+                background::start(listen, &target)?;
+            } else {
+                forward::serve(Cluster::get_or_up().await?.client(), listen, target).await?;
+            }
+        }
+        Command::Apiserver => {
+            let server = ApiServer::start().await?;
+            println!("export KUBECONFIG={}", server.kubeconfig().display());
+            tokio::signal::ctrl_c().await?;
+        }
         Command::Kubectl { arguments } => tool("kubectl", &arguments)?,
         Command::Helm { arguments } => tool("helm", &arguments)?,
         Command::Build => println!("{}", programs::ensure()?.display()),
     }
     Ok(())
+}
+
+fn say_foreign(kubeconfig: &Path) {
+    eprintln!(
+        "cluster: KUBECONFIG names a cluster ({}), which is used as it is; unset it for one on this machine",
+        kubeconfig.display()
+    );
 }
 
 async fn load(archives: Vec<PathBuf>) -> Result<()> {

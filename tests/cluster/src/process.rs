@@ -33,6 +33,16 @@ impl Mark {
     pub(crate) fn part(state: &Path, part: &str) -> Self {
         Self { variable: "COLLAB_CLUSTER_PART", value: format!("{}:{part}", state.display()) }
     }
+
+    /// A mark of the forwarder that listens on an address.
+    pub(crate) fn forwarder(listen: &str) -> Self {
+        Self { variable: "COLLAB_FORWARDER_LISTENS", value: listen.to_owned() }
+    }
+
+    /// A mark of every forwarder.
+    pub(crate) fn any_forwarder() -> Self {
+        Self { variable: "COLLAB_FORWARDER", value: "yes".to_owned() }
+    }
 }
 
 /// Runs a command to its end and returns what it wrote to standard output.

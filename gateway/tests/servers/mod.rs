@@ -1,0 +1,127 @@
+//! Real Redis and Valkey servers for tests, each on a free port and in a directory of its own.
+//!
+//! In: which engine. Out: a running server that can be killed and started again, and that is gone with its value.
+#![allow(dead_code, clippy::unwrap_used)]
+
+use std::{
+    net::TcpListener,
+    path::PathBuf,
+    process::{Child, Command, Stdio},
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use collab_gateway::store::RedisSettings;
+
+/// Longer than any wait that succeeds on a busy machine.
+pub const PATIENCE: Duration = Duration::from_secs(30);
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Engine {
+    Redis,
+    Valkey,
+}
+
+impl Engine {
+    /// The server's binary; `None` means that the test cannot run here, which CI does not accept.
+    fn binary(self) -> Option<PathBuf> {
+        let binary = match self {
+            Self::Redis => Some(PathBuf::from("redis-server")),
+            Self::Valkey => std::env::var_os("COLLAB_TEST_VALKEY").map(PathBuf::from).filter(|path| path.exists()),
+        };
+        assert!(
+            binary.is_some() || std::env::var("CI").as_deref() != Ok("true"),
+            "COLLAB_TEST_VALKEY names no valkey-server; `make setup` fetches one"
+        );
+        binary
+    }
+}
+
+pub struct Server {
+    pub port: u16,
+    directory: tempfile::TempDir,
+    binary: PathBuf,
+    arguments: Vec<String>,
+    child: Option<Child>,
+}
+
+impl Server {
+    /// Starts a server that keeps every write, with these further arguments; `None` where the engine is not installed.
+    pub async fn start(engine: Engine, arguments: &[&str]) -> Option<Self> {
+        let Some(binary) = engine.binary() else {
+            eprintln!("skipped: COLLAB_TEST_VALKEY names no valkey-server; `make setup` fetches one");
+            return None;
+        };
+        let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+        let arguments = arguments.iter().map(|argument| (*argument).to_owned()).collect();
+        let mut server = Self { port, directory: tempfile::tempdir().unwrap(), binary, arguments, child: None };
+        server.start_again().await;
+        Some(server)
+    }
+
+    /// `kill -9`.
+    pub fn kill(&mut self) {
+        if let Some(mut child) = self.child.take() {
+            child.kill().unwrap();
+            child.wait().unwrap();
+        }
+    }
+
+    /// Starts it on the same port and directory, and waits until it takes connections.
+    pub async fn start_again(&mut self) {
+        self.kill();
+        let child = Command::new(&self.binary)
+            .arg("--port")
+            .arg(self.port.to_string())
+            .args(["--bind", "127.0.0.1", "--save", "", "--appendonly", "yes", "--appendfsync", "always"])
+            .arg("--dir")
+            .arg(self.directory.path())
+            .args(&self.arguments)
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()
+            .expect("redis-server is installed (`make setup`)");
+        self.child = Some(child);
+        eventually("the server takes connections", async || {
+            tokio::net::TcpStream::connect(("127.0.0.1", self.port)).await.is_ok()
+        })
+        .await;
+    }
+
+    pub fn settings(&self) -> Arc<RedisSettings> {
+        Arc::new(RedisSettings { addresses: vec![self.address()], username: None, password_file: None })
+    }
+
+    pub fn address(&self) -> String {
+        format!("127.0.0.1:{}", self.port)
+    }
+
+    /// A plain client, for looking behind the store's back.
+    pub async fn client(&self) -> redis::aio::MultiplexedConnection {
+        let client = redis::Client::open(format!("redis://{}", self.address())).unwrap();
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            match client.get_multiplexed_async_connection().await {
+                Ok(connection) => return connection,
+                Err(error) => assert!(Instant::now() < deadline, "{error}"),
+            }
+            tokio::task::yield_now().await;
+        }
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        self.kill();
+    }
+}
+
+/// Waits for a condition.
+pub async fn eventually(what: &str, mut condition: impl AsyncFnMut() -> bool) {
+    let deadline = Instant::now() + PATIENCE;
+    while !condition().await {
+        assert!(Instant::now() < deadline, "did not come true: {what}");
+        // Polling interval, not a wait for something to happen.
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+}

@@ -57,6 +57,15 @@ impl Cluster {
         Ok(Self { kubeconfig, is_ours, client })
     }
 
+    /// Somebody else's cluster.
+    ///
+    /// # Errors
+    /// When the kubeconfig cannot be read.
+    pub async fn foreign(kubeconfig: &Path) -> Result<Self> {
+        let client = local::client_of(kubeconfig).await?;
+        Ok(Self { kubeconfig: kubeconfig.to_owned(), is_ours: false, client })
+    }
+
     /// A client with all rights.
     pub fn client(&self) -> Client {
         self.client.clone()

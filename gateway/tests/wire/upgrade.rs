@@ -1,0 +1,115 @@
+//! From the HTTP request to CONNECT.
+
+use collab_gateway::directory::Trust;
+use serde_json::json;
+
+use crate::harness::{Client, Gateway, sign, token};
+
+const UPGRADE: &str = "Host: x\r\nConnection: keep-alive, Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\n\
+                       Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n";
+
+fn get(query: &str, headers: &str) -> String {
+    format!("GET /socket.io/?{query} HTTP/1.1\r\n{headers}\r\n")
+}
+
+#[tokio::test]
+async fn requests_that_are_no_socket_get_the_bodies_of_engine_io() {
+    let gateway = Gateway::alone().await;
+    let websocket = "EIO=4&transport=websocket";
+    for (request, code) in [
+        (get("EIO=4&transport=polling", "Host: x\r\n"), 0),
+        (get("EIO=4&transport=websocket&sid=abc", UPGRADE), 1),
+        (get(websocket, UPGRADE).replacen("GET", "POST", 1), 2),
+        (get(websocket, "Host: x\r\n"), 3),
+        (get(websocket, &UPGRADE.replace("13", "8")), 3),
+        (get(websocket, &UPGRADE.replace("dGhl", "")), 3),
+        (get("EIO=3&transport=websocket", UPGRADE), 5),
+    ] {
+        let answer = gateway.http(&request).await;
+        assert!(answer.starts_with("HTTP/1.1 400 "), "{request} got {answer}");
+        assert!(answer.contains(&format!("{{\"code\":{code},\"message\":")), "{request} got {answer}");
+        assert!(answer.contains("content-type: application/json"));
+    }
+    assert!(gateway.http("GET /nothing HTTP/1.1\r\nHost: x\r\n\r\n").await.starts_with("HTTP/1.1 404 "));
+    gateway.stop().await;
+}
+
+#[tokio::test]
+async fn the_upgrade_is_answered_with_the_key_of_the_rfc() {
+    let gateway = Gateway::alone().await;
+    let answer = gateway.http(&get("EIO=4&transport=websocket", UPGRADE)).await;
+    assert!(answer.starts_with("HTTP/1.1 101 "), "{answer}");
+    assert!(answer.contains("s3pPLMBiTxaQ9kYGzzhZRbK+xOo="), "{answer}");
+}
+
+#[tokio::test]
+async fn a_full_pod_refuses_before_the_upgrade() {
+    let gateway = Gateway::start(Trust::Everything, &["--max-connections", "1"]).await;
+    let first = Client::connected(&gateway, "u1", "c1").await;
+    let request = get("EIO=4&transport=websocket", UPGRADE);
+    let answer = gateway.http(&request).await;
+    assert!(answer.starts_with("HTTP/1.1 503 ") && answer.contains("retry-after: "), "{answer}");
+    drop(first);
+    while gateway.server.pod().registry.count() > 0 {
+        tokio::task::yield_now().await;
+    }
+    Client::connected(&gateway, "u1", "c1").await;
+    let metrics = gateway.server.pod().metrics.text();
+    assert!(metrics.contains("connections_refused_total{reason=\"max_connections\"} 1"), "{metrics}");
+    assert!(metrics.contains("collab_gateway_connections_accepted_total 2"), "{metrics}");
+}
+
+#[tokio::test]
+async fn only_allowed_origins_of_browsers_are_let_in() {
+    let gateway = Gateway::start(Trust::Everything, &["--allowed-origins", "https://docs.example.com"]).await;
+    let request = |origin| get("EIO=4&transport=websocket", &format!("{UPGRADE}{origin}"));
+    assert!(gateway.http(&request("")).await.starts_with("HTTP/1.1 101 "));
+    assert!(gateway.http(&request("Origin: https://docs.example.com\r\n")).await.starts_with("HTTP/1.1 101 "));
+    let answer = gateway.http(&request("Origin: https://evil.example.com\r\n")).await;
+    assert!(answer.starts_with("HTTP/1.1 403 ") && answer.contains("\"code\":4"), "{answer}");
+}
+
+#[tokio::test]
+async fn each_refusal_of_connect_has_its_message_and_code() {
+    let gateway = Gateway::with_keys().await;
+    gateway.store.set("user:known", Some(r#"{"id":"known","name":"Known"}"#));
+    let expired = sign(&json!({"sub": "known", "exp": 1000}));
+    for (auth, message, code) in [
+        (String::new(), "Authentication token required", "TOKEN_REQUIRED"),
+        ("{}".to_owned(), "Authentication token required", "TOKEN_REQUIRED"),
+        (json!({"token": ""}).to_string(), "Authentication token required", "TOKEN_REQUIRED"),
+        (json!({"token": 7}).to_string(), "Authentication token required", "TOKEN_REQUIRED"),
+        (json!({"token": "a.b.c"}).to_string(), "Authentication failed", "TOKEN_INVALID"),
+        (json!({"token": token("known") + "x"}).to_string(), "Authentication failed", "TOKEN_INVALID"),
+        (json!({"token": expired}).to_string(), "Authentication failed", "TOKEN_EXPIRED"),
+        (json!({"token": token("stranger")}).to_string(), "User not found", "USER_NOT_FOUND"),
+    ] {
+        let mut client = Client::upgraded(&gateway).await;
+        client.send(&format!("40{auth}")).await;
+        let want = format!(r#"44{{"message":"{message}","data":{{"code":"{code}"}}}}"#);
+        assert_eq!(client.text().await, want, "{auth}");
+        assert_eq!(client.close_code().await, Some(1000));
+    }
+    Client::connected(&gateway, "known", "c1").await;
+}
+
+#[tokio::test]
+async fn another_namespace_is_refused_and_the_connection_stays() {
+    let gateway = Gateway::alone().await;
+    let mut client = Client::upgraded(&gateway).await;
+    client.send("40/random,{\"token\":\"x\"}").await;
+    assert_eq!(client.text().await, r#"44/random,{"message":"Invalid namespace"}"#);
+    client.send(&format!("40{}", json!({"token": token("u1")}))).await;
+    assert!(client.text().await.starts_with("40{\"sid\":"));
+}
+
+#[tokio::test]
+async fn a_silent_client_is_found_by_the_heartbeat() {
+    let gateway = Gateway::start(Trust::Everything, &["--ping-interval", "100ms", "--ping-timeout", "100ms"]).await;
+    let mut client = Client::connected(&gateway, "u1", "c1").await;
+    // Nothing answers the pings while nobody reads texts.
+    assert_eq!(client.close_code().await, None);
+    while gateway.server.pod().registry.count() > 0 {
+        tokio::task::yield_now().await;
+    }
+}

@@ -100,10 +100,12 @@ async fn edits_before_the_join_are_kept_for_it() {
     stale["session"] = json!("some-old-session");
     ann.emit("edit", stale).await;
     ann.emit("edit", json!({"documentId": "d", "version": 0, "ops": [{"insert": "early"}]})).await;
-    ann.join(json!("d")).await;
-    ann.event("edit-committed").await;
-    let (_, joined) = Client::joined(&gateway, "bob", "b1", "d").await;
-    assert_eq!(joined["content"], "early");
+    // Committed first: the join's content has them.
+    assert_eq!(ann.join(json!("d")).await["content"], "early");
+    // A client that names its session sends again by itself what it has not seen confirmed.
+    let mut bob = Client::connected(&gateway, "bob", "b1").await;
+    bob.emit("edit", json!({"documentId": "d", "version": 1, "ops": [{"insert": "flushed "}]})).await;
+    assert_eq!(bob.join(json!({"documentId": "d", "session": "some-old-session", "seq": 1})).await["content"], "early");
 }
 
 #[tokio::test]

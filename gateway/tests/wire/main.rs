@@ -1,6 +1,8 @@
 //! The gateway's public port, spoken to by a WebSocket client that is not ours: what clients may send, and what they
 //! get. The server runs in the test's process on a free port, over the embedded store.
 
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on says where")]
+
 mod drain;
 mod editing;
 mod harness;

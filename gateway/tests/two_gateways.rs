@@ -1,0 +1,162 @@
+//! Two gateways on one Redis, with editors on both: edits cross over, whatever dies.
+#![allow(clippy::unwrap_used, missing_docs, unreachable_pub)]
+
+mod editor;
+mod servers;
+
+use editor::{Editor, Gateway};
+use redis::AsyncCommands;
+use servers::{Engine, Server, eventually};
+
+/// A server, two gateways, and access to document `d` for these users.
+async fn stage(users: &[&str]) -> (Server, Gateway, Gateway) {
+    let server = Server::start(Engine::Redis, &[]).await.unwrap();
+    let mut client = server.client().await;
+    for user in users {
+        client.set::<_, _, ()>(format!("doc:d:access:{user}"), "write").await.unwrap();
+    }
+    let gateways = (Gateway::start(&server.address()).await, Gateway::start(&server.address()).await);
+    (server, gateways.0, gateways.1)
+}
+
+fn tokens(user: &str, count: usize) -> Vec<String> {
+    (0..count).map(|n| format!("{user}{n:04}")).collect()
+}
+
+/// All editors have the same text, a newcomer too, and every token is in it exactly once.
+async fn agree(editors: &mut [&mut Editor], newcomer: &mut Editor, expected: &[Vec<String>]) {
+    newcomer.until("the newcomer is in", Editor::is_joined).await;
+    for editor in editors.iter_mut() {
+        editor.until("the editor has it all", |editor| editor.is_joined() && editor.version >= newcomer.version).await;
+        assert_eq!(editor.text(), newcomer.text(), "{} and the newcomer", editor.user);
+    }
+    let mut found: Vec<_> = newcomer.text().split_whitespace().map(str::to_owned).collect();
+    let mut expected: Vec<_> = expected.concat();
+    found.sort();
+    expected.sort();
+    assert_eq!(found, expected);
+}
+
+#[tokio::test]
+async fn edits_cross_over_and_everybody_ends_with_the_same_text() {
+    let (server, one, two) = stage(&["ann", "bob", "eve"]).await;
+    server.client().await.set::<_, _, ()>("doc:d:content", "seed ").await.unwrap();
+    let (mut ann, mut bob) = (Editor::new("ann", "d", &[one.address], 1), Editor::new("bob", "d", &[two.address], 2));
+    let (a, b) = (tokens("ann", 300), tokens("bob", 300));
+    tokio::join!(ann.type_all(a.clone()), bob.type_all(b.clone()));
+    assert_eq!((ann.joins_with_content, ann.joins_with_edits), (1, 0), "nothing went wrong on the way");
+    let mut eve = Editor::new("eve", "d", &[one.address], 3);
+    agree(&mut [&mut ann, &mut bob], &mut eve, &[a, b, vec!["seed".to_owned()]]).await;
+}
+
+#[tokio::test]
+async fn an_editor_that_is_cut_off_goes_on_at_the_other_gateway_by_edits() {
+    let (_server, one, two) = stage(&["ann", "bob", "eve"]).await;
+    let both = [one.address, two.address];
+    let (mut ann, mut bob) = (Editor::new("ann", "d", &both, 1), Editor::new("bob", "d", &[two.address], 2));
+    let (a, b) = (tokens("ann", 200), tokens("bob", 200));
+    tokio::join!(ann.type_with(a.clone(), |n| n % 20 == 19), bob.type_all(b.clone()));
+    assert!(ann.joins_with_edits > 0, "{} joins with content only", ann.joins_with_content);
+    let mut eve = Editor::new("eve", "d", &[one.address], 3);
+    agree(&mut [&mut ann, &mut bob], &mut eve, &[a, b]).await;
+}
+
+#[tokio::test]
+async fn editing_goes_on_after_redis_was_killed_and_came_back() {
+    let (mut server, one, two) = stage(&["ann", "bob", "eve"]).await;
+    let (mut ann, mut bob) = (Editor::new("ann", "d", &[one.address], 1), Editor::new("bob", "d", &[two.address], 2));
+    let mut all = Vec::new();
+    for round in 0..3 {
+        let typed = [tokens(&format!("ann{round}x"), 100), tokens(&format!("bob{round}x"), 100)];
+        let (a, b) = (typed[0].clone(), typed[1].clone());
+        let killing = async {
+            let mut client = server.client().await;
+            let before: u64 = client.hget("{doc:d}:meta", "v").await.unwrap_or(0);
+            eventually("they are typing", async || {
+                client.hget::<_, _, u64>("{doc:d}:meta", "v").await.unwrap_or(0) > before + 20
+            })
+            .await;
+            server.kill();
+            server.start_again().await;
+        };
+        tokio::join!(ann.type_all(a), bob.type_all(b), killing);
+        all.extend(typed);
+    }
+    let mut eve = Editor::new("eve", "d", &[two.address], 3);
+    agree(&mut [&mut ann, &mut bob], &mut eve, &all).await;
+}
+
+#[tokio::test]
+async fn editing_goes_on_at_the_other_gateway_when_one_dies() {
+    let (server, mut one, two) = stage(&["ann", "bob", "eve"]).await;
+    let both = [one.address, two.address];
+    let (mut ann, mut bob) = (Editor::new("ann", "d", &both, 1), Editor::new("bob", "d", &[two.address], 2));
+    let (a, b) = (tokens("ann", 200), tokens("bob", 200));
+    let dying = async {
+        let mut client = server.client().await;
+        eventually("they are typing", async || client.hget::<_, _, u64>("{doc:d}:meta", "v").await.unwrap_or(0) > 100)
+            .await;
+        one.kill();
+    };
+    tokio::join!(ann.type_all(a.clone()), bob.type_all(b.clone()), dying);
+    let mut eve = Editor::new("eve", "d", &[two.address], 3);
+    agree(&mut [&mut ann, &mut bob], &mut eve, &[a, b]).await;
+}
+
+#[tokio::test]
+async fn people_of_a_dead_gateway_vanish_when_its_lease_has_run_out() {
+    let (server, mut one, two) = stage(&["ann", "bob"]).await;
+    let (mut ann, mut bob) = (Editor::new("ann", "d", &[one.address], 1), Editor::new("bob", "d", &[two.address], 2));
+    let has_heard = |editor: &Editor, name: &str| editor.heard.iter().any(|(heard, _)| heard == name);
+    bob.until("bob is in", Editor::is_joined).await;
+    ann.until("ann is in", Editor::is_joined).await;
+    bob.until("bob sees ann", |bob| has_heard(bob, "user-joined")).await;
+    assert!(!has_heard(&bob, "user-left"));
+    one.kill();
+    bob.until("ann is gone", |bob| has_heard(bob, "user-left")).await;
+    let mut client = server.client().await;
+    eventually("her row is removed", async || {
+        let rows: Vec<String> = client.hkeys("{doc:d}:presence").await.unwrap();
+        rows.len() == 1 && rows[0].ends_with("/bob")
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_document_is_stored_and_closed_after_the_last_one_left() {
+    let (server, one, two) = stage(&["ann", "eve"]).await;
+    let mut ann = Editor::new("ann", "d", &[one.address], 1);
+    let typed = tokens("ann", 50);
+    ann.type_all(typed.clone()).await;
+    let version = ann.version;
+    drop(ann);
+    eventually("the document is closed", async || one.documents() == 0).await;
+    let mut client = server.client().await;
+    let snapshot: String = client.hget("{doc:d}:meta", "snapshot").await.unwrap();
+    assert!(snapshot.starts_with(&format!("{version} ")), "{snapshot}");
+    let left: usize = client.hlen("{doc:d}:presence").await.unwrap();
+    assert_eq!(left, 0, "nobody is left in the presence rows");
+    let mut eve = Editor::new("eve", "d", &[two.address], 3);
+    agree(&mut [], &mut eve, &[typed]).await;
+}
+
+#[tokio::test]
+async fn a_join_says_whether_the_store_is_away_or_the_document_is_damaged() {
+    let (mut server, one, _two) = stage(&["ann"]).await;
+    server.client().await.set::<_, _, ()>("doc:x:access:ann", "write").await.unwrap();
+    server.client().await.hset::<_, _, _, ()>("{doc:x}:meta", "v", "three").await.unwrap();
+    let code = |editor: &Editor| editor.heard.iter().find(|(n, _)| n == "join-error").map(|(_, e)| e["code"].clone());
+    let mut damaged = Editor::new("ann", "x", &[one.address], 1);
+    damaged.until("the join is answered", |editor| code(editor).is_some()).await;
+    assert_eq!(code(&damaged).unwrap(), "JOIN_FAILED");
+    let mut stranger = Editor::new("bob", "d", &[one.address], 1);
+    stranger.until("the join is answered", |editor| code(editor).is_some()).await;
+    assert_eq!(code(&stranger).unwrap(), "ACCESS_DENIED");
+    server.kill();
+    let mut early = Editor::new("ann", "d", &[one.address], 1);
+    early.until("the join is answered", |editor| code(editor).is_some()).await;
+    assert_eq!(code(&early).unwrap(), "STORE_UNAVAILABLE");
+    server.start_again().await;
+    early.type_all(tokens("ann", 1)).await;
+    assert_eq!(early.text(), "ann0000 ");
+}

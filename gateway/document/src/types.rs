@@ -12,7 +12,7 @@ pub type Version = u64;
 pub struct ConnectionId(pub u64);
 
 /// Names the acknowledgement callback that an event of a connection asked for.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct ReplyId(pub u64);
 
 /// A point of a history: equal points mean equal histories. `hash` is 11 hex digits, opaque to clients.

@@ -1,0 +1,47 @@
+//! A pod: the product's document, and what it has asked of the store.
+//!
+//! In: commands of the document. Out: jobs that the schedule carries out when it likes, and replies on their way back.
+
+use std::{collections::VecDeque, sync::Arc};
+
+use document::{Batch, ConnectionId, Document, Input, Point, Snapshot};
+
+/// Something the store is to do for a pod.
+#[derive(Debug, Clone)]
+pub enum Job {
+    /// For a join.
+    Lookup { connection: ConnectionId, clients: Vec<Arc<str>>, after: Point },
+    /// The commit script.
+    Commit(Batch),
+    /// The log after this point.
+    Fetch { after: Point },
+    /// A snapshot.
+    Save(Arc<Snapshot>),
+}
+
+/// One pod and its copy of the document.
+#[derive(Debug)]
+pub struct Pod {
+    /// The product.
+    pub document: Document,
+    /// Not carried out yet.
+    pub jobs: VecDeque<Job>,
+    /// Carried out; the reply is on its way.
+    pub replies: VecDeque<Input>,
+    /// Publishes on their way.
+    pub published: VecDeque<Input>,
+    /// It cannot reach the store.
+    pub away: bool,
+}
+
+impl Pod {
+    /// A pod that has just opened the document.
+    pub fn new(document: Document) -> Self {
+        Self { document, jobs: VecDeque::new(), replies: VecDeque::new(), published: VecDeque::new(), away: false }
+    }
+
+    /// Whether nothing is under way.
+    pub fn is_quiet(&self) -> bool {
+        self.jobs.is_empty() && self.replies.is_empty() && self.published.is_empty() && !self.away
+    }
+}

@@ -1,0 +1,85 @@
+//! What users type.
+//!
+//! In: what a client shows. Out: a change to it: words, deletions, replacements, formatting and embeds, at places between
+//! whole characters. Every insert carries a token that no other edit has.
+
+use ot::{Attributes, Delta, Op};
+use serde_json::json;
+
+use crate::random::Random;
+
+/// The text that carries a token.
+pub fn token_text(token: u32) -> String {
+    format!("<{token}>")
+}
+
+/// A change to `shown`.
+pub fn edit(random: &mut Random, shown: &Delta, token: u32) -> Delta {
+    let places = places(shown);
+    let at = random.below(places.len());
+    let more = places.len() - 1 - at;
+    let index = places.get(at).copied().unwrap_or(0);
+    let span = |random: &mut Random| {
+        let last = at + 1 + random.below(more.min(4));
+        places.get(last).map_or(0, |end| end - index)
+    };
+    let start = Delta::new().retain(index, None);
+    match random.below(10) {
+        0..2 if more > 0 => {
+            let length = span(random);
+            start.delete(length)
+        }
+        2 if more > 0 => {
+            let length = span(random);
+            start.retain(length, attributes(random))
+        }
+        3 if more > 0 => {
+            let length = span(random);
+            start.insert(&token_text(token), None).delete(length)
+        }
+        4 => start.embed(json!({ "image": token_text(token) }), None),
+        5 => start.insert(
+            &format!("{}😀", token_text(token)),
+            attributes(random).filter(|map| !map.values().any(serde_json::Value::is_null)),
+        ),
+        _ => start.insert(&token_text(token), None),
+    }
+}
+
+/// How often a token stands in what an edit inserts.
+pub fn count_token(ops: &Delta, token: u32) -> usize {
+    let text = token_text(token);
+    ops.ops()
+        .iter()
+        .map(|op| match op {
+            Op::Insert { text: inserted, .. } => inserted.matches(&text).count(),
+            Op::Embed { value, .. } => value.to_string().matches(&text).count(),
+            Op::Retain { .. } | Op::Delete { .. } => 0,
+        })
+        .sum()
+}
+
+fn attributes(random: &mut Random) -> Option<Attributes> {
+    let name = ["bold", "color", "comment-1"][random.below(3)];
+    let value = [json!(true), json!("red"), json!(null)][random.below(3)].clone();
+    Some([(name.to_owned(), value)].into_iter().collect())
+}
+
+/// The places between characters, in UTF-16 units, the end included.
+fn places(document: &Delta) -> Vec<usize> {
+    let mut index = 0;
+    let mut out = vec![0];
+    for op in document.ops() {
+        match op {
+            Op::Insert { text, .. } => out.extend(text.chars().map(|character| {
+                index += character.len_utf16();
+                index
+            })),
+            Op::Embed { .. } | Op::Retain { .. } | Op::Delete { .. } => {
+                index += op.length();
+                out.push(index);
+            }
+        }
+    }
+    out
+}

@@ -74,6 +74,11 @@ export class DocumentClient {
     return this.#unconfirmed.map(({ seq, ops, sent }) => ({ seq, ops, sent }))
   }
 
+  /** The highest number of this client's edits that is known to be in the log. */
+  get confirmedSeq() {
+    return (this.#unconfirmed[0]?.seq ?? this.#nextSeq) - 1
+  }
+
   /** The user's own edit of the shown document. @param {Delta | object[]} change */
   local(change) {
     const ops = normal(change)

@@ -45,11 +45,14 @@ export class EditorSocket {
    *   `renew` after the gateway has refused the last one
    * @param {'text' | 'delta' | 'quill'} [options.as]
    * @param {string} [options.clientId] only for tests: an editor instance has a new one
+   * @param {(event: string, payload: object, now: () => void) => void} [options.deliver] decides when an event of the
+   *   document gets to the client core; for tests that hold events back
    * @param {object} [options.io] further options of socket.io-client
    */
-  constructor({ url, documentId, token, as = 'delta', clientId = newClientId(), io: options = {} }) {
+  constructor({ url, documentId, token, as = 'delta', clientId = newClientId(), deliver, io: options = {} }) {
     this.document = new DocumentClient({ documentId, clientId, as })
     this.token = token
+    this.deliver = deliver ?? ((_event, _payload, now) => now())
     this.socket = io(url, {
       transports: ['websocket'],
       forceNew: true,
@@ -117,20 +120,23 @@ export class EditorSocket {
 
   #listen() {
     const { socket, document } = this
-    const here = (handle) => (payload) => payload?.documentId === document.documentId && handle(payload)
+    const here = (event, handle) =>
+      socket.on(event, (payload) => {
+        if (payload?.documentId === document.documentId) this.deliver(event, payload, () => handle(payload))
+      })
     socket.on('connect', () => this.#join())
     socket.on('disconnect', (reason) => this.#disconnected(reason))
     socket.on('connect_error', (error) => this.#refused(error))
-    socket.on('document-joined', here((joined) => this.#joined(joined)))
-    socket.on('rejoin', here(() => this.#settle(document.receiveRejoin())))
-    socket.on('edit', here((entry) => this.#settle(document.receiveEdit(entry))))
-    socket.on('edit-committed', here((entry) => this.#settle(document.receiveCommitted(entry))))
-    socket.on('cursor-update', here((update) => this.#settle(document.receiveCursor(update))))
-    socket.on('user-joined', here((user) => this.#people(() => this.people.userJoined(user))))
-    socket.on('user-left', here((user) => this.#left(user)))
-    socket.on('presence', here((presence) => this.#people(() => this.people.counted(presence))))
-    socket.on('typing-update', here((update) => this.#people(() => this.people.typing(update))))
-    socket.on('access-changed', here(({ role }) => this.#accessChanged(role)))
+    here('document-joined', (joined) => this.#joined(joined))
+    here('rejoin', () => this.#settle(document.receiveRejoin()))
+    here('edit', (entry) => this.#settle(document.receiveEdit(entry)))
+    here('edit-committed', (entry) => this.#settle(document.receiveCommitted(entry)))
+    here('cursor-update', (update) => this.#settle(document.receiveCursor(update)))
+    here('user-joined', (user) => this.#people(() => this.people.userJoined(user)))
+    here('user-left', (user) => this.#left(user))
+    here('presence', (presence) => this.#people(() => this.people.counted(presence)))
+    here('typing-update', (update) => this.#people(() => this.people.typing(update)))
+    here('access-changed', ({ role }) => this.#accessChanged(role))
     socket.on('token-expiring', () => this.#renewToken())
     socket.on('demo-pod', ({ name }) => this.#tell('pod', name))
     socket.on('error', (error) => this.#error(error))

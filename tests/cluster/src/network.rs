@@ -1,7 +1,9 @@
-//! The wire between the nodes: a bridge on the host, and for each node a network namespace with one cable to it.
+//! The wire between the nodes: a bridge in a network namespace of its own, with one cable to the host and one to the
+//! namespace of each node.
 //!
 //! In: nodes. Out: interfaces, routes and namespaces named `collab…`. The host reaches nodes and pods directly; no
-//! packet is translated and no firewall rule is made on the host.
+//! packet is translated and no firewall rule is made on the host. The bridge is apart from the host because on a host
+//! with Docker a firewall rule drops what passes a bridge.
 
 use std::path::PathBuf;
 
@@ -16,7 +18,10 @@ pub(crate) const SERVICES: &str = "10.96.0.0/16";
 /// The API server's Service.
 pub(crate) const API_SERVICE: &str = "10.96.0.1";
 
-const BRIDGE: &str = "collab0";
+const WIRE: &str = "collab-wire";
+const BRIDGE: &str = "bridge";
+/// The host's end of its cable.
+const HOST_CABLE: &str = "collab0";
 
 /// One of the two nodes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -58,23 +63,27 @@ impl Node {
     }
 
     fn cable(self) -> String {
-        format!("collab-v{}", self.number)
+        format!("cable{}", self.number)
     }
 }
 
-/// Makes the bridge.
+/// Makes the bridge and connects the host.
 pub(crate) fn create_bridge() -> Result<()> {
-    ip(&format!("link add {BRIDGE} type bridge"))?;
-    ip(&format!("addr add {HOST}/24 dev {BRIDGE}"))?;
-    ip(&format!("link set {BRIDGE} up"))
+    ip(&format!("netns add {WIRE}"))?;
+    ip(&format!("-n {WIRE} link add {BRIDGE} type bridge"))?;
+    ip(&format!("-n {WIRE} link set {BRIDGE} up"))?;
+    ip(&format!("link add {HOST_CABLE} type veth peer name host netns {WIRE}"))?;
+    ip(&format!("-n {WIRE} link set host master {BRIDGE} up"))?;
+    ip(&format!("addr add {HOST}/24 dev {HOST_CABLE}"))?;
+    ip(&format!("link set {HOST_CABLE} up"))
 }
 
 /// Makes a node's namespace and connects it.
 pub(crate) fn connect(node: Node) -> Result<()> {
     let (namespace, cable) = (node.namespace(), node.cable());
     ip(&format!("netns add {namespace}"))?;
-    ip(&format!("link add {cable} type veth peer name eth0 netns {namespace}"))?;
-    ip(&format!("link set {cable} master {BRIDGE} up"))?;
+    ip(&format!("-n {WIRE} link add {cable} type veth peer name eth0 netns {namespace}"))?;
+    ip(&format!("-n {WIRE} link set {cable} master {BRIDGE} up"))?;
     ip(&format!("-n {namespace} addr add {}/24 dev eth0", node.address()))?;
     ip(&format!("-n {namespace} link set eth0 up"))?;
     ip(&format!("-n {namespace} link set lo up"))?;
@@ -92,19 +101,20 @@ pub(crate) fn connect(node: Node) -> Result<()> {
 /// Takes a node's namespace away, and its cable and firewall rules with it. Fine when there is none.
 pub(crate) fn disconnect(node: Node) {
     // Each may be missing: what matters is that none is left, which `leftovers` tells.
-    let _ = ip(&format!("link del {}", node.cable()));
+    let _ = ip(&format!("-n {WIRE} link del {}", node.cable()));
     let _ = ip(&format!("netns del {}", node.namespace()));
     let _ = ip(&format!("route del {}", node.pods()));
 }
 
 /// Takes the bridge away.
 pub(crate) fn remove_bridge() {
-    let _ = ip(&format!("link del {BRIDGE}"));
+    let _ = ip(&format!("link del {HOST_CABLE}"));
+    let _ = ip(&format!("netns del {WIRE}"));
 }
 
 /// Pulls a node's cable, or plugs it in again.
 pub(crate) fn set_cable(node: Node, is_up: bool) -> Result<()> {
-    ip(&format!("link set {} {}", node.cable(), if is_up { "up" } else { "down" }))
+    ip(&format!("-n {WIRE} link set {} {}", node.cable(), if is_up { "up" } else { "down" }))
 }
 
 /// Interfaces and namespaces of this project that exist.

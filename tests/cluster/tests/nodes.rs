@@ -2,6 +2,8 @@
 //!
 //! In: a Valkey image, which has everything that a pod with a volume needs. Out: nothing in the cluster.
 
+#![allow(clippy::unwrap_used, reason = "a test ends at the first thing that goes wrong, in its helpers too")]
+
 use std::{
     io::{Read, Write},
     net::TcpStream,

@@ -18,8 +18,8 @@ use crate::{
 const RETRY_AFTER_MS: u64 = 1_000;
 /// A read that failed is tried again after this time, a little longer each time up to ten times as long.
 const RETRY_READ: Duration = Duration::from_millis(100);
-/// Larger snapshots are encoded away from the tasks that serve sockets.
-const ENCODE_INLINE_ENTRIES: usize = 64;
+/// Larger snapshots are encoded and decoded away from the threads that serve sockets.
+const INLINE_BYTES: usize = 64 << 10;
 
 /// Why something could not be had.
 #[derive(Debug, Clone, thiserror::Error)]
@@ -78,7 +78,7 @@ pub(crate) async fn load(parts: &Parts, document_id: &str) -> Result<Loaded, Tro
     let snapshot = match &opened.snapshot {
         None => Snapshot { at: opened.snapshot_at.clone(), content: Delta::default(), window: Vec::new() },
         Some(bytes) => {
-            let snapshot = protocol::decode_snapshot(text(bytes)?).map_err(unreadable)?;
+            let snapshot = decode_snapshot(bytes.clone()).await?;
             // Hash(0) is drawn by whoever creates the document, after its first snapshot was encoded.
             Snapshot { at: opened.snapshot_at.clone(), ..snapshot }
         }
@@ -159,12 +159,11 @@ pub(crate) async fn commit(
 /// Stores a snapshot; answers the version that is safe now.
 pub(crate) async fn save(parts: &Parts, document_id: &str, snapshot: Arc<Snapshot>) -> Result<Version, Trouble> {
     let at = snapshot.at.clone();
-    let text = if snapshot.window.len() + snapshot.content.ops().len() <= ENCODE_INLINE_ENTRIES {
+    let window_bytes: usize = snapshot.window.iter().map(|entry| entry.ops.weight_bytes()).sum();
+    let text = if snapshot.content.weight_bytes() + window_bytes <= INLINE_BYTES {
         protocol::encode_snapshot(&snapshot)
     } else {
-        tokio::task::spawn_blocking(move || protocol::encode_snapshot(&snapshot))
-            .await
-            .map_err(|error| Trouble::Unreadable(error.to_string()))?
+        tokio::task::spawn_blocking(move || protocol::encode_snapshot(&snapshot)).await.map_err(ended)?
     };
     match parts.store.save(document_id, &at, &text.into()).await? {
         Saved::Stored | Saved::Stale => Ok(at.version),
@@ -210,6 +209,14 @@ pub(crate) fn decode_entries(entries: &[StoredEntry]) -> Result<Vec<Logged>, Tro
     entries.iter().map(decode).collect()
 }
 
+async fn decode_snapshot(bytes: Bytes) -> Result<Snapshot, Trouble> {
+    let decode = |bytes: &[u8]| protocol::decode_snapshot(text(bytes)?).map_err(unreadable);
+    if bytes.len() <= INLINE_BYTES {
+        return decode(&bytes);
+    }
+    tokio::task::spawn_blocking(move || decode(&bytes)).await.map_err(ended)?
+}
+
 fn creation(seed: Option<Bytes>) -> Result<Creation, Trouble> {
     // 11 hex digits, like every hash after it.
     let root: Arc<str> = format!("{:011x}", rand::random::<u64>() >> 20).into();
@@ -232,4 +239,9 @@ fn text(bytes: &[u8]) -> Result<&str, Trouble> {
 
 fn unreadable(error: protocol::Unreadable) -> Trouble {
     Trouble::Unreadable(error.to_string())
+}
+
+/// The process ends, or a bug: either way there is no answer.
+fn ended(error: tokio::task::JoinError) -> Trouble {
+    Trouble::Store(StoreError::Unavailable(error.to_string()))
 }

@@ -147,9 +147,12 @@ impl Task {
         renewal.reset();
         let mut idle_since: Option<Instant> = None;
         loop {
-            let is_idle = document.is_idle() && self.work.is_empty() && self.own_rows.is_written();
+            let draining = *self.draining.borrow();
+            // Whoever lost the transport may come back, but not to a pod that drains: its rows end with its lease.
+            let is_unused = document.is_idle() || draining && self.outboxes.is_empty();
+            let is_idle = is_unused && self.work.is_empty() && self.own_rows.is_written();
             idle_since = if is_idle { idle_since.or_else(|| Some(Instant::now())) } else { None };
-            let linger = if *self.draining.borrow() { LINGER_DRAINING } else { LINGER };
+            let linger = if draining { LINGER_DRAINING } else { LINGER };
             let due = idle_since.map(|since| since + linger);
             if due.is_some_and(|due| due <= Instant::now()) {
                 if self.inner.close_unused(&self.id, &self.mail) {
@@ -408,16 +411,18 @@ impl Task {
         };
         let head = document.head().version;
         match Notice::decode(&message) {
-            Some(Notice::Entries(mut entries)) => {
+            Some(Notice::Entries { mut entries, at_ms }) => {
                 // Mostly this pod's own batch, whose answer was quicker.
                 entries.retain(|entry| entry.at.version > head);
                 if entries.is_empty() {
                     return Ok(());
                 }
-                match io::decode_entries(&entries) {
-                    Ok(entries) => self.feed(document, Input::Learned(entries)),
-                    Err(trouble) => Err(End::Broken(trouble)),
-                }
+                let entries = io::decode_entries(&entries).map_err(End::Broken)?;
+                self.feed(document, Input::Learned(entries))?;
+                // The store's clock and this pod's: in one cluster they differ by less than what is worth knowing.
+                let seconds = Duration::from_millis(now_ms().saturating_sub(at_ms)).as_secs_f64();
+                self.inner.parts.metrics.edit_delivery_seconds.observe(seconds);
+                Ok(())
             }
             Some(Notice::Version(version)) if version > head => self.feed(document, Input::Hint(version)),
             Some(Notice::Peer { pod, message }) if pod != *self.inner.parts.lease.pod() => {

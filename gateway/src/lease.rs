@@ -7,13 +7,10 @@
 use std::{
     collections::{BTreeSet, HashMap},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
-use tokio::{
-    sync::{Notify, watch},
-    time::{MissedTickBehavior, interval},
-};
+use tokio::sync::{Notify, watch};
 use tokio_util::sync::CancellationToken;
 
 use crate::store::{Store, StoreError};
@@ -22,6 +19,12 @@ use crate::store::{Store, StoreError};
 pub const LEASE_LIFE_S: u64 = 15;
 /// Three attempts per life.
 const RENEW_EVERY: Duration = Duration::from_secs(5);
+/// After an attempt that failed.
+const RENEW_AGAIN: Duration = Duration::from_secs(1);
+/// When the store was away everybody's lease may have run out: for this long nobody is declared dead.
+const GRACE: Duration = Duration::from_secs(10);
+/// A pod that ends leaves its people this long, in seconds, to appear elsewhere.
+const LAST_LEASE_S: u64 = 10;
 
 /// This pod's lease; clones share it.
 #[derive(Debug, Clone)]
@@ -45,6 +48,7 @@ struct Shared {
     living: watch::Sender<Living>,
     // Pods and how many documents see them. Bounded by the pods that write presence rows.
     interest: Mutex<HashMap<Arc<str>, usize>>,
+    grace_until: Mutex<Option<Instant>>,
     asked: Notify,
     stop: CancellationToken,
 }
@@ -60,6 +64,7 @@ impl Lease {
             pod,
             living: watch::Sender::new(living),
             interest: Mutex::default(),
+            grace_until: Mutex::default(),
             asked: Notify::new(),
             stop: CancellationToken::new(),
         });
@@ -105,6 +110,9 @@ impl Lease {
     /// When the store has to be asked and cannot be.
     pub async fn check(&self, pods: &BTreeSet<Arc<str>>) -> Result<BTreeSet<Arc<str>>, StoreError> {
         let mut living = self.shared.living.borrow().pods.clone();
+        if self.shared.is_grace() {
+            living.extend(pods.iter().cloned());
+        }
         let unknown: Vec<Arc<str>> = pods.difference(&living).cloned().collect();
         if !unknown.is_empty() {
             let answers = self.shared.store.living(&unknown).await?;
@@ -113,10 +121,10 @@ impl Lease {
         Ok(living)
     }
 
-    /// Gives the lease back: the people of this pod are gone at once.
+    /// Renews no more: the people of this pod who do not appear elsewhere are gone soon.
     pub async fn end(&self) {
         self.shared.stop.cancel();
-        if let Err(error) = self.shared.store.hold_lease(&self.shared.pod, 0).await {
+        if let Err(error) = self.shared.store.hold_lease(&self.shared.pod, LAST_LEASE_S).await {
             tracing::debug!(%error, "the lease runs out by itself");
         }
     }
@@ -128,17 +136,26 @@ impl Shared {
         self.interest.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// One round; an error changes nothing: whoever cannot see the others does not declare them dead.
-    async fn round(&self, is_first: bool) -> Result<(), StoreError> {
-        let was_held = self.store.hold_lease(&self.pod, LEASE_LIFE_S).await?;
-        let pods: Vec<Arc<str>> = self.interest().keys().filter(|pod| **pod != self.pod).cloned().collect();
-        let answers = self.store.living(&pods).await?;
-        let mut living: BTreeSet<_> =
-            pods.into_iter().zip(answers).filter(|(_, lives)| *lives).map(|(pod, _)| pod).collect();
-        living.insert(Arc::clone(&self.pod));
+    fn is_grace(&self) -> bool {
+        let grace_until = *self.grace_until.lock().unwrap_or_else(PoisonError::into_inner);
+        grace_until.is_some_and(|until| until > Instant::now())
+    }
+
+    /// One round; an error changes nothing: whoever cannot see the others does not declare them dead. `was_away`: the
+    /// round before this one failed.
+    async fn round(&self, is_first: bool, was_away: bool) -> Result<(), StoreError> {
+        let has_lapsed = !self.store.hold_lease(&self.pod, LEASE_LIFE_S).await? && !is_first;
+        if has_lapsed || was_away {
+            *self.grace_until.lock().unwrap_or_else(PoisonError::into_inner) = Some(Instant::now() + GRACE);
+        }
+        let mut pods: Vec<Arc<str>> = self.interest().keys().filter(|pod| **pod != self.pod).cloned().collect();
+        if !self.is_grace() {
+            let mut answers = self.store.living(&pods).await?.into_iter();
+            pods.retain(|_| answers.next() == Some(true));
+        }
+        let living: BTreeSet<_> = pods.into_iter().chain([Arc::clone(&self.pod)]).collect();
         self.living.send_if_modified(|known| {
-            let lapses = known.lapses + u64::from(!was_held && !is_first);
-            let new = Living { pods: living, lapses };
+            let new = Living { pods: living, lapses: known.lapses + u64::from(has_lapsed) };
             let is_new = *known != new;
             *known = new;
             is_new
@@ -148,18 +165,18 @@ impl Shared {
 }
 
 async fn renew(shared: Arc<Shared>) {
-    let mut rounds = interval(RENEW_EVERY);
-    rounds.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    let mut is_first = true;
+    let (mut is_first, mut was_away) = (true, false);
     loop {
-        tokio::select! {
-            () = shared.stop.cancelled() => return,
-            _ = rounds.tick() => {}
-            () = shared.asked.notified() => {}
-        }
-        match shared.round(is_first).await {
+        let round = shared.round(is_first, was_away).await;
+        was_away = round.is_err();
+        match round {
             Ok(()) => is_first = false,
             Err(error) => tracing::debug!(%error, "the lease could not be renewed"),
+        }
+        tokio::select! {
+            () = shared.stop.cancelled() => return,
+            () = tokio::time::sleep(if was_away { RENEW_AGAIN } else { RENEW_EVERY }) => {}
+            () = shared.asked.notified() => {}
         }
     }
 }

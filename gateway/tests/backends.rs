@@ -80,6 +80,7 @@ scenarios! {
     a_client_belongs_to_the_user_who_used_it_first
     an_entry_below_the_window_is_refused_as_behind
     the_window_is_bounded_in_bytes_but_keeps_the_last_entry
+    a_batch_beyond_its_bounds_is_refused_as_a_whole
     a_tail_brings_what_others_committed
     a_long_tail_comes_in_parts
     large_entries_come_one_by_one
@@ -162,6 +163,14 @@ async fn the_window_is_bounded_in_bytes_but_keeps_the_last_entry(world: World) {
     let committed = world.store.commit("e", &head, &[entry("a", 1, 1, b"x")]).await.unwrap();
     assert_eq!(committed.verdicts, [Verdict::Ok(3)], "an entry may miss the last one, whatever its size");
     assert_eq!(world.store.commit("e", &head, &[entry("b", 1, 0, b"x")]).await.unwrap().verdicts, [Verdict::Behind]);
+}
+
+async fn a_batch_beyond_its_bounds_is_refused_as_a_whole(world: World) {
+    let root = world.create("d").await;
+    let batch: Vec<_> = (0..257).map(|n| entry(&format!("c{n}"), 1, 0, b"x")).collect();
+    assert!(matches!(world.store.commit("d", &root, &batch).await, Err(StoreError::OutOfBounds(_))));
+    let committed = world.store.commit("d", &root, &batch[..256]).await.unwrap();
+    assert_eq!(committed.verdicts.len(), 256);
 }
 
 async fn a_tail_brings_what_others_committed(world: World) {
@@ -336,7 +345,14 @@ async fn a_commit_is_told_on_the_channel(world: World) {
     let root = world.create("d").await;
     let mut hearing = world.other_bus.subscribe(&document_channel("d")).await.unwrap();
     let committed = world.store.commit("d", &root, &[entry("a", 1, 0, b"one"), entry("b", 1, 0, b"")]).await.unwrap();
-    assert_eq!(notice(hearing.next().await), Notice::Entries(committed.tail.entries.clone()));
+    match notice(hearing.next().await) {
+        Notice::Entries { entries, at_ms } => {
+            assert_eq!(entries, committed.tail.entries);
+            let now = std::time::UNIX_EPOCH.elapsed().unwrap().as_millis();
+            assert!(u128::from(at_ms).abs_diff(now) < 60_000, "{at_ms} is not the time");
+        }
+        other => panic!("{other:?}"),
+    }
     let head = &committed.tail.entries[1].at;
     world.store.commit("d", head, &[entry("a", 1, 2, b"one")]).await.unwrap();
     world.store.commit("d", head, &[entry("a", 2, 2, &[b'x'; 40 << 10])]).await.unwrap();

@@ -123,6 +123,51 @@ async fn people_of_a_dead_gateway_vanish_when_its_lease_has_run_out() {
 }
 
 #[tokio::test]
+async fn nobody_flickers_when_all_leases_ran_out_together() {
+    let (server, one, two) = stage(&["ann", "bob"]).await;
+    let (mut ann, mut bob) = (Editor::new("ann", "d", &[one.address], 1), Editor::new("bob", "d", &[two.address], 2));
+    ann.until("ann is in", Editor::is_joined).await;
+    bob.until("bob is in", Editor::is_joined).await;
+    let saw = |editor: &Editor| editor.heard.iter().any(|(heard, _)| heard == "user-joined");
+    ann.until("ann sees bob", saw).await;
+    // As after an outage that was longer than a lease.
+    let mut client = server.client().await;
+    let leases: Vec<String> = client.keys("collab:pod:*").await.unwrap();
+    assert_eq!(leases.len(), 2);
+    client.del::<_, ()>(&leases).await.unwrap();
+    eventually("both are back", async || client.exists::<_, usize>(&leases).await.unwrap() == 2).await;
+    // Whoever came back first has seen the other without a lease.
+    tokio::join!(ann.type_all(tokens("ann", 5)), bob.type_all(tokens("bob", 5)));
+    for editor in [&ann, &bob] {
+        assert!(editor.heard.iter().all(|(heard, _)| heard != "user-left"), "{}: {:?}", editor.user, editor.heard);
+    }
+    let rows: Vec<String> = client.hkeys("{doc:d}:presence").await.unwrap();
+    assert_eq!(rows.len(), 2, "{rows:?}");
+}
+
+#[tokio::test]
+async fn a_history_that_was_lost_is_noticed_by_everybody() {
+    let (server, one, two) = stage(&["ann", "bob", "eve"]).await;
+    let (mut ann, mut bob) = (Editor::new("ann", "d", &[one.address], 1), Editor::new("bob", "d", &[two.address], 2));
+    ann.type_all(tokens("ann", 20)).await;
+    bob.until("bob has it", |bob| bob.is_joined() && bob.version == 20).await;
+    let mut client = server.client().await;
+    redis::cmd("FLUSHALL").exec_async(&mut client).await.unwrap();
+    for user in ["ann", "bob", "eve"] {
+        client.set::<_, _, ()>(format!("doc:d:access:{user}"), "write").await.unwrap();
+    }
+    // Both gateways still have the old document open.
+    let (mut eve, mut bob_again) =
+        (Editor::new("eve", "d", &[one.address], 3), Editor::new("bob", "d", &[two.address], 4));
+    bob_again.client_id = "another-editor".to_owned();
+    let typed = [tokens("eve", 5), tokens("bobby", 5)];
+    tokio::join!(eve.type_all(typed[0].clone()), bob_again.type_all(typed[1].clone()));
+    let mut newcomer = Editor::new("ann", "d", &[two.address], 5);
+    newcomer.client_id = "newcomer".to_owned();
+    agree(&mut [&mut eve, &mut bob_again], &mut newcomer, &typed).await;
+}
+
+#[tokio::test]
 async fn a_document_is_stored_and_closed_after_the_last_one_left() {
     let (server, one, two) = stage(&["ann", "eve"]).await;
     let mut ann = Editor::new("ann", "d", &[one.address], 1);

@@ -8,6 +8,8 @@
 --      the window, f = the table of clients is full. Tail: what the log has after the head, the batch included.
 --      Or the error FENCED.
 
+-- A longer batch keeps the server from everybody else.
+local BATCH_ENTRIES_MAX = 256
 -- The window: what entries may be based on. The last entry always belongs to it.
 local WINDOW_ENTRIES_MAX = 512
 local WINDOW_BYTES_MAX = 1048576
@@ -25,6 +27,7 @@ local KEEP_MS = 600000
 local meta_key, log_key, clients_key = KEYS[1], KEYS[2], KEYS[3]
 local channel, head, head_hash, count = ARGV[1], tonumber(ARGV[2]), ARGV[3], tonumber(ARGV[4])
 
+if count > BATCH_ENTRIES_MAX then return {err = 'BOUNDS a batch has at most ' .. BATCH_ENTRIES_MAX .. ' entries'} end
 local now = now_ms()
 if fenced(KEYS[4], now) then return FENCED end
 local meta = meta_of(meta_key)
@@ -110,7 +113,7 @@ if meta.v > before then
     'time', int(now), 'marks', meta.marks, 'numbered', int(meta.numbered), 'scan', meta.scan)
   if KEYS[5] then redis.call('INCR', KEYS[5]) end
   if published_bytes <= PUBLISH_BYTES_MAX then
-    redis.call('PUBLISH', channel, 'E' .. int(first) .. '\n' .. table.concat(published))
+    redis.call('PUBLISH', channel, 'E' .. int(first) .. ' ' .. int(now) .. '\n' .. table.concat(published))
   else
     redis.call('PUBLISH', channel, 'V' .. int(meta.v))
   end

@@ -218,6 +218,7 @@ pub(crate) fn classify(error: &RedisError) -> StoreError {
     let text = error.to_string();
     match error.code() {
         Some("FENCED") => StoreError::Fenced,
+        Some("BOUNDS") => StoreError::OutOfBounds(text),
         Some("DAMAGED" | "WRONGTYPE") => StoreError::Damaged(text),
         // A script that stumbles over what it reads.
         Some("ERR") if text.contains("user_script") => StoreError::Damaged(text),

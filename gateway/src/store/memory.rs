@@ -5,15 +5,15 @@
 use std::{
     collections::{BTreeMap, HashMap, VecDeque},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
-    time::{Duration, Instant, SystemTime},
+    time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
 
 use bytes::Bytes;
 use document::{ClientRow, Point, Verdict, Version};
 
 use super::{
-    Committed, Creation, LookedUp, NewEntry, Notice, Opened, Saved, StoreError, StoredEntry, TAIL_BYTES_MAX,
-    TAIL_ENTRIES_MAX, Tail, rules,
+    BATCH_ENTRIES_MAX, Committed, Creation, LookedUp, NewEntry, Notice, Opened, Saved, StoreError, StoredEntry,
+    TAIL_BYTES_MAX, TAIL_ENTRIES_MAX, Tail, rules,
 };
 use crate::bus::MemoryBus;
 
@@ -106,6 +106,9 @@ impl MemoryStore {
     }
 
     pub(super) fn commit(&self, document: &str, head: &Point, batch: &[NewEntry]) -> Result<Committed, StoreError> {
+        if batch.len() > BATCH_ENTRIES_MAX {
+            return Err(StoreError::OutOfBounds(format!("a batch has at most {BATCH_ENTRIES_MAX} entries")));
+        }
         let mut inner = self.lock();
         let forked = Committed { verdicts: Vec::new(), tail: Tail { forked: true, ..Tail::default() } };
         let Some(stored) = inner.documents.get_mut(document).filter(|stored| stored.has(head)) else {
@@ -119,8 +122,13 @@ impl MemoryStore {
             let fresh: Vec<StoredEntry> =
                 stored.log.iter().map(|(entry, _)| entry).filter(|entry| entry.at.version > before).cloned().collect();
             let bytes: usize = fresh.iter().map(|entry| entry.bytes.len()).sum();
-            let notice =
-                if bytes <= PUBLISH_BYTES_MAX { Notice::Entries(fresh) } else { Notice::Version(stored.head.version) };
+            let at_ms = now.duration_since(UNIX_EPOCH).unwrap_or_default().as_millis();
+            let at_ms = u64::try_from(at_ms).unwrap_or(u64::MAX);
+            let notice = if bytes <= PUBLISH_BYTES_MAX {
+                Notice::Entries { entries: fresh, at_ms }
+            } else {
+                Notice::Version(stored.head.version)
+            };
             self.bus.publish(&crate::bus::document_channel(document), &notice.encode());
         }
         Ok(Committed { verdicts, tail })

@@ -25,8 +25,6 @@ pub use redis::RedisStore;
 
 /// Entries of one commit call.
 pub const BATCH_ENTRIES_MAX: usize = 256;
-/// Bytes of the entries of one commit call; a single entry may be larger.
-pub const BATCH_BYTES_MAX: usize = 256 << 10;
 /// Entries that one call returns.
 pub const TAIL_ENTRIES_MAX: usize = 512;
 /// Bytes of the entries that one call returns; a single entry may be larger.
@@ -48,6 +46,9 @@ pub enum StoreError {
     /// What is stored makes no sense to this version. Repeating does not help.
     #[error("stored data is damaged: {0}")]
     Damaged(String),
+    /// The call asks for too much at once, which is this program's fault.
+    #[error("a call beyond its bounds: {0}")]
+    OutOfBounds(String),
 }
 
 impl StoreError {
@@ -55,7 +56,7 @@ impl StoreError {
     pub fn is_passing(&self) -> bool {
         match self {
             Self::Unavailable(_) | Self::Fenced => true,
-            Self::Damaged(_) => false,
+            Self::Damaged(_) | Self::OutOfBounds(_) => false,
         }
     }
 }

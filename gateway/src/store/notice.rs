@@ -1,6 +1,7 @@
 //! What goes over a document's channel: new entries (or only their version), and words between pods.
 //!
-//! The format: a letter, then for `E` the first entry's version, a line feed, and for each entry its length, a space,
+//! The format: a letter, then for `E` the first entry's version, a space, the server's Unix ms, a
+//! line feed, and for each entry its length, a space,
 //! its hash, a line feed and its bytes; for `V` a version; for `P` the sender's pod, a
 //! line feed and a peer message of the `protocol` crate. The commit
 //! script writes `E` and `V` itself. A notice is a hint: the log is the truth.
@@ -15,8 +16,13 @@ use super::StoredEntry;
 /// A message of a document's channel.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Notice {
-    /// Entries that were just committed, in order.
-    Entries(Vec<StoredEntry>),
+    /// Entries that were just committed.
+    Entries {
+        /// In order.
+        entries: Vec<StoredEntry>,
+        /// When, in Unix milliseconds of the store.
+        at_ms: u64,
+    },
     /// This version was committed; the entries were too many to send.
     Version(Version),
     /// A pod's word, opaque here.
@@ -32,7 +38,7 @@ impl Notice {
     /// Reads a message; `None` if it is none of ours, which is no reason to trust less in the log.
     pub fn decode(message: &Bytes) -> Option<Self> {
         match message.first()? {
-            b'E' => entries(&message.slice(1..)).map(Notice::Entries),
+            b'E' => entries(&message.slice(1..)),
             b'V' => Some(Notice::Version(number(&message[1..])?)),
             b'P' => {
                 let (pod, start) = line(message, 1)?;
@@ -47,9 +53,9 @@ impl Notice {
     pub fn encode(&self) -> Bytes {
         let mut out = Vec::new();
         match self {
-            Notice::Entries(entries) => {
+            Notice::Entries { entries, at_ms } => {
                 let first = entries.first().map_or(0, |entry| entry.at.version);
-                out.extend_from_slice(format!("E{first}\n").as_bytes());
+                out.extend_from_slice(format!("E{first} {at_ms}\n").as_bytes());
                 for entry in entries {
                     out.extend_from_slice(format!("{} {}\n", entry.bytes.len(), entry.at.hash).as_bytes());
                     out.extend_from_slice(&entry.bytes);
@@ -67,28 +73,30 @@ impl Notice {
     /// The last version it tells of, 0 for none: a reader that has it need not look further.
     pub fn last_version(&self) -> Version {
         match self {
-            Notice::Entries(entries) => entries.last().map_or(0, |entry| entry.at.version),
+            Notice::Entries { entries, .. } => entries.last().map_or(0, |entry| entry.at.version),
             Notice::Version(version) => *version,
             Notice::Peer { .. } => 0,
         }
     }
 }
 
-fn entries(message: &Bytes) -> Option<Vec<StoredEntry>> {
+fn entries(message: &Bytes) -> Option<Notice> {
     let (line, mut at) = line(message, 0)?;
-    let mut version: Version = number(line)?;
-    let mut found = Vec::new();
+    let space = line.iter().position(|byte| *byte == b' ')?;
+    let mut version: Version = number(&line[..space])?;
+    let at_ms = number(&line[space + 1..])?;
+    let mut entries = Vec::new();
     while at < message.len() {
         let (head, start) = self::line(message, at)?;
         let space = head.iter().position(|byte| *byte == b' ')?;
         let length = usize::try_from(number(&head[..space])?).ok()?;
         let hash: Arc<str> = std::str::from_utf8(&head[space + 1..]).ok()?.into();
         let end = start.checked_add(length).filter(|end| *end <= message.len())?;
-        found.push(StoredEntry { at: Point { version, hash }, bytes: message.slice(start..end) });
+        entries.push(StoredEntry { at: Point { version, hash }, bytes: message.slice(start..end) });
         version = version.checked_add(1)?;
         at = end;
     }
-    Some(found)
+    Some(Notice::Entries { entries, at_ms })
 }
 
 /// The bytes up to the next line feed, and where the next line starts.
@@ -113,7 +121,7 @@ mod tests {
             bytes: Bytes::from_static(bytes),
         };
         let notices = [
-            Notice::Entries(vec![entry(7, b"one\n12 x"), entry(8, b""), entry(9, b"\xff\x00")]),
+            Notice::Entries { entries: vec![entry(7, b"one\n12 x"), entry(8, b""), entry(9, b"\xff\x00")], at_ms: 5 },
             Notice::Version(u64::MAX),
             Notice::Peer { pod: "p1".into(), message: Bytes::from_static(b"peer\n") },
         ];
@@ -124,16 +132,14 @@ mod tests {
 
     #[test]
     fn what_is_cut_short_is_no_notice() {
-        let whole = Notice::Entries(vec![StoredEntry {
-            at: Point { version: 1, hash: "0123456789a".into() },
-            bytes: Bytes::from_static(b"entry"),
-        }])
-        .encode();
+        let at = Point { version: 1, hash: "0123456789a".into() };
+        let entries = vec![StoredEntry { at, bytes: Bytes::from_static(b"entry") }];
+        let whole = Notice::Entries { entries, at_ms: 5 }.encode();
         // Without its only entry it is a notice of nothing.
-        let empty = "E1\n".len();
+        let empty = "E1 5\n".len();
         for cut in (0..whole.len()).filter(|cut| *cut != empty) {
             assert_eq!(Notice::decode(&whole.slice(..cut)), None, "cut at {cut}");
         }
-        assert_eq!(Notice::decode(&Bytes::from_static(b"E1\n99999999999999999999 x\n")), None);
+        assert_eq!(Notice::decode(&Bytes::from_static(b"E1 5\n99999999999999999999 x\n")), None);
     }
 }

@@ -80,9 +80,13 @@ impl Config {
     /// # Errors
     /// With the first flag that cannot work.
     pub fn load(arguments: impl IntoIterator<Item = OsString>) -> Result<Self, Loading> {
-        let flags = Flags::try_parse_from(arguments).map_err(|error| match error.kind() {
-            clap::error::ErrorKind::DisplayHelp | clap::error::ErrorKind::DisplayVersion => Loading::Asked(error),
-            _ => Loading::Mistake(Mistake(first_line(&error.to_string()))),
+        let flags = Flags::try_parse_from(arguments).map_err(|error| {
+            use clap::error::ErrorKind::{DisplayHelp, DisplayVersion};
+            if matches!(error.kind(), DisplayHelp | DisplayVersion) {
+                Loading::Asked(error)
+            } else {
+                Loading::Mistake(Mistake(first_line(&error.to_string())))
+            }
         })?;
         flags.check().map_err(Loading::Mistake)
     }

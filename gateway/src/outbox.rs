@@ -30,7 +30,12 @@ pub const FRAMES_PER_WRITE: usize = 64;
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Ending {
     /// A WebSocket close frame with this code, after what waits. Stock clients reconnect by themselves.
-    Transport { code: u16, reason: &'static str },
+    Transport {
+        /// Of RFC 6455 section 7.4 or its registry.
+        code: u16,
+        /// For people; may be empty.
+        reason: &'static str,
+    },
     /// Socket.IO's DISCONNECT, after what waits. Stock clients do not come back by themselves.
     Disconnect,
     /// At once: the peer does not read or is gone.

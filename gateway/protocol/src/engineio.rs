@@ -12,7 +12,9 @@ pub const PING: &str = "2";
 /// A packet from a client.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum EnginePacket<'a> {
+    /// The client is going.
     Close,
+    /// The answer to a heartbeat.
     Pong,
     /// A Socket.IO packet.
     Message(&'a str),
@@ -40,9 +42,13 @@ pub fn decode(text: &str) -> Result<EnginePacket<'_>, Malformed> {
 /// What the server tells first.
 #[derive(Debug, Clone, Copy)]
 pub struct Handshake<'a> {
+    /// The Engine.IO session id.
     pub sid: &'a str,
+    /// Between two heartbeats.
     pub ping_interval_ms: u64,
+    /// How long the client may take to answer one.
     pub ping_timeout_ms: u64,
+    /// The largest message that is read.
     pub max_payload_bytes: usize,
 }
 
@@ -69,6 +75,7 @@ pub fn open(handshake: Handshake<'_>) -> String {
 
 /// Why an upgrade request is refused, as Engine.IO numbers it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[allow(missing_docs, reason = "the names are Engine.IO's")]
 pub enum HandshakeError {
     UnknownTransport,
     UnknownSid,

@@ -26,6 +26,7 @@ pub(crate) const SEMANTICS: u64 = 1;
 pub enum Unreadable {
     /// Written by a newer version.
     #[error("format {format} with semantics {semantics} is not known to this version")]
+    #[allow(missing_docs, reason = "the numbers in front of what is stored")]
     Unknown { format: u64, semantics: u64 },
     /// Not what any version writes.
     #[error("damaged: {0}")]

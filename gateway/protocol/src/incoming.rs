@@ -38,6 +38,7 @@ pub struct Limits {
 
 /// A request of a client.
 #[derive(Debug, Clone, PartialEq)]
+#[allow(missing_docs, reason = "the names are those of the contract")]
 pub enum ClientEvent {
     Join(JoinEvent),
     Leave { document_id: Arc<str> },
@@ -49,6 +50,7 @@ pub enum ClientEvent {
 
 /// `join-document`.
 #[derive(Debug, Clone, PartialEq)]
+#[allow(missing_docs, reason = "the names are those of the contract")]
 pub struct JoinEvent {
     pub document_id: Arc<str>,
     pub form: Form,
@@ -60,6 +62,7 @@ pub struct JoinEvent {
 
 /// `edit`.
 #[derive(Debug, Clone, PartialEq)]
+#[allow(missing_docs, reason = "the names are those of the contract")]
 pub struct EditEvent {
     pub document_id: Arc<str>,
     pub version: Version,
@@ -71,9 +74,11 @@ pub struct EditEvent {
 /// A request that was refused, with what could be read of it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Refused {
+    /// Where it could be read.
     pub document_id: Option<Arc<str>>,
     /// Of an edit: the session it named.
     pub session: Option<Arc<str>>,
+    /// What the client is told.
     pub refusal: Refusal,
 }
 

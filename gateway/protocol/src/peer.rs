@@ -75,7 +75,9 @@ pub fn decode_member(field: &str, value: &str) -> Result<Member, Unreadable> {
 /// What a pod says after CONNECT: this pair is here now, close it elsewhere.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Claim {
+    /// Whose editor it is.
     pub user_id: Arc<str>,
+    /// Which editor it is.
     pub client_id: Arc<str>,
     /// The pod's incarnation.
     pub pod: Arc<str>,

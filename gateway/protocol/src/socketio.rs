@@ -20,6 +20,7 @@ const MAX_ARGUMENTS: usize = 16;
 
 /// A packet from a client.
 #[derive(Debug)]
+#[allow(missing_docs, reason = "the names are Socket.IO's")]
 pub enum Packet<'a> {
     /// `auth` is the JSON object that the client gave, if any.
     Connect {

@@ -17,6 +17,11 @@ use tracing_subscriber::{EnvFilter, layer::SubscriberExt, reload, util::Subscrib
 /// Every failure of `--config` and the flags.
 const BAD_CONFIGURATION: u8 = 2;
 
+/// The grace of people whose transport was closed, and a little more.
+const DOCUMENTS_CLOSING: Duration = Duration::from_secs(12);
+/// Nothing outlives a process that runs alone.
+const DOCUMENTS_CLOSING_ALONE: Duration = Duration::from_millis(200);
+
 fn main() -> ExitCode {
     let config = match Config::load(std::env::args_os()) {
         Ok(config) => config,
@@ -69,7 +74,8 @@ async fn run(config: Config) -> anyhow::Result<()> {
     }
     admin.drain();
     let hurry = CancellationToken::new();
-    let pace = Pace { per_second: live.borrow().drain_rate, deadline: config.drain_deadline };
+    let closing = if config.redis.is_some() { DOCUMENTS_CLOSING } else { DOCUMENTS_CLOSING_ALONE };
+    let pace = Pace { per_second: live.borrow().drain_rate, deadline: config.drain_deadline, closing };
     let draining = drain::drain(&server, pace, &hurry);
     tokio::pin!(draining);
     loop {

@@ -14,7 +14,7 @@ async fn a_drain_hints_refuses_newcomers_answers_edits_and_closes_transports() {
     let (mut ann, _) = Client::joined(&gateway, "ann", "a1", "d").await;
     let mut bob = Client::connected(&gateway, "bob", "b1").await;
     ann.send(r#"429["edit",{"documentId":"d","version":0,"seq":1,"ops":[{"insert":"last words"}]}]"#).await;
-    let pace = Pace { per_second: 1000, deadline: Duration::from_secs(1) };
+    let pace = Pace { per_second: 1000, deadline: Duration::from_secs(10), closing: Duration::from_secs(1) };
     let draining = tokio::spawn({
         let (server, admin) = (gateway.server.clone(), gateway.admin.clone());
         async move {
@@ -42,7 +42,7 @@ async fn whoever_is_in_a_hurry_gets_everything_closed_at_once() {
     for number in 0..20 {
         clients.push(Client::connected(&gateway, "ann", &format!("c{number}")).await);
     }
-    let pace = Pace { per_second: 1, deadline: Duration::from_secs(3600) };
+    let pace = Pace { per_second: 1, deadline: Duration::from_secs(3600), closing: Duration::ZERO };
     let hurry = CancellationToken::new();
     let draining = tokio::spawn({
         let (server, hurry) = (gateway.server.clone(), hurry.clone());

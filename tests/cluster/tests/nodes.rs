@@ -20,21 +20,22 @@ const WITHIN: Duration = Duration::from_secs(90);
 /// A namespace with one Valkey with a volume on a node; gone when the test ends well.
 struct Valkey {
     cluster: Cluster,
-    namespace: &'static str,
+    namespace: String,
     _turn: MutexGuard<'static, ()>,
 }
 
 impl Valkey {
-    async fn start(namespace: &'static str, node: &str) -> Self {
+    async fn start(what: &str, node: &str) -> Self {
         let turn = TURN.lock().await;
         let cluster = Cluster::get_or_up().await.unwrap();
+        let namespace = format!("cluster-test-{what}-{}", std::process::id());
         let built = images::build(&["valkey".to_owned()]).unwrap();
         cluster.load_image(&built[0].archive).unwrap();
         let manifest = include_str!("valkey.yaml")
-            .replace("{NAMESPACE}", namespace)
+            .replace("{NAMESPACE}", &namespace)
             .replace("{NODE}", node)
             .replace("{IMAGE}", &built[0].name);
-        let file = std::env::temp_dir().join(format!("{namespace}-{}.yaml", std::process::id()));
+        let file = std::env::temp_dir().join(format!("{namespace}.yaml"));
         std::fs::write(&file, manifest).unwrap();
         cluster.kubectl(&["apply", "-f", file.to_str().unwrap()]).unwrap();
         std::fs::remove_file(file).unwrap();
@@ -48,11 +49,11 @@ impl Valkey {
     }
 
     fn kubectl(&self, arguments: &[&str]) -> String {
-        self.cluster.kubectl(&[&["-n", self.namespace], arguments].concat()).unwrap()
+        self.cluster.kubectl(&[&["-n", self.namespace.as_str()], arguments].concat()).unwrap()
     }
 
     async fn ask(&self, command: &str) -> String {
-        let forward = self.cluster.forward(self.namespace, "valkey-0", 6379).await.unwrap();
+        let forward = self.cluster.forward(&self.namespace, "valkey-0", 6379).await.unwrap();
         let address = forward.address();
         let command = format!("{command}\r\n");
         tokio::task::spawn_blocking(move || {
@@ -67,31 +68,32 @@ impl Valkey {
         .unwrap()
     }
 
-    fn end(self) {
-        self.cluster.kubectl(&["delete", "namespace", self.namespace, "--timeout=90s"]).unwrap();
+    fn end(self, wait: bool) {
+        let wait = format!("--wait={wait}");
+        self.cluster.kubectl(&["delete", "namespace", &self.namespace, "--timeout=90s", &wait]).unwrap();
     }
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_pod_runs_is_reached_and_its_log_is_read() {
-    let valkey = Valkey::start("cluster-test-pod", "n1").await;
+    let valkey = Valkey::start("pod", "n1").await;
     assert_eq!(valkey.ask("PING").await, "+PONG");
     assert!(valkey.kubectl(&["logs", "valkey-0"]).contains("Ready to accept connections"));
-    let nodes = valkey.cluster.nodes_of_pods("cluster-test-pod", "app=valkey").await.unwrap();
+    let nodes = valkey.cluster.nodes_of_pods(&valkey.namespace, "app=valkey").await.unwrap();
     assert_eq!(nodes, [("valkey-0".to_owned(), "n1".to_owned())]);
     let folder = std::env::temp_dir().join(format!("collab-logs-{}", std::process::id()));
     valkey.cluster.collect_logs(&folder).await.unwrap();
-    let log = std::fs::read_to_string(folder.join("cluster-test-pod-valkey-0.log")).unwrap();
+    let log = std::fs::read_to_string(folder.join(format!("{}-valkey-0.log", valkey.namespace))).unwrap();
     assert!(log.contains("Ready to accept connections"));
     std::fs::remove_dir_all(folder).unwrap();
-    valkey.end();
+    valkey.end(false);
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_killed_container_starts_again_with_its_volume() {
-    let valkey = Valkey::start("cluster-test-kill", "n2").await;
+    let valkey = Valkey::start("kill", "n2").await;
     assert_eq!(valkey.ask("SET token kept").await, "+OK");
-    valkey.cluster.kill_container("cluster-test-kill", "valkey-0", "valkey").await.unwrap();
+    valkey.cluster.kill_container(&valkey.namespace, "valkey-0", "valkey").await.unwrap();
     let deadline = Instant::now() + WITHIN;
     let restarts = ["get", "pod", "valkey-0", "-o", "jsonpath={.status.containerStatuses[0].restartCount}"];
     while valkey.kubectl(&restarts) == "0" {
@@ -100,7 +102,7 @@ async fn a_killed_container_starts_again_with_its_volume() {
     }
     valkey.wait_until_ready();
     assert_eq!(valkey.ask("GET token").await.lines().last(), Some("kept"));
-    valkey.end();
+    valkey.end(true);
     // The claim is gone with its namespace: the volume is offered again, and empty.
     let cluster = Cluster::get_or_up().await.unwrap();
     let phases = cluster.kubectl(&["get", "pv", "-o", "jsonpath={.items[*].status.phase}"]).unwrap();
@@ -109,7 +111,7 @@ async fn a_killed_container_starts_again_with_its_volume() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn power_loss_makes_a_node_not_ready_until_it_is_back() {
-    let valkey = Valkey::start("cluster-test-power", "n2").await;
+    let valkey = Valkey::start("power", "n2").await;
     assert_eq!(valkey.ask("SET token kept").await, "+OK");
     valkey.cluster.kill_node("n2").unwrap();
     valkey.cluster.wait_for_node("n2", false).await.unwrap();
@@ -123,7 +125,7 @@ async fn power_loss_makes_a_node_not_ready_until_it_is_back() {
     valkey.cluster.heal_node("n2").unwrap();
     valkey.cluster.wait_for_node("n2", true).await.unwrap();
     assert_eq!(valkey.ask("PING").await, "+PONG");
-    valkey.end();
+    valkey.end(false);
 }
 
 #[tokio::test]

@@ -12,7 +12,7 @@ use crate::schema::{Duration, TimeZone, rule};
     rule("self.minReplicas <= self.maxReplicas", "minReplicas must not be above maxReplicas: lower it, or raise maxReplicas"),
 ]))]
 pub struct Autoscaling {
-    /// Enforce = the operator sets the number of pods; DryRun = it only says what it would do.
+    /// Enforce = the operator sets the number of pods (not in this version yet); DryRun = it only says what it would do.
     #[schemars(extend("x-kubernetes-validations" = [
         rule("self != 'Enforce'", "Enforce is not in this version yet: write DryRun, or leave autoscaling out and set gateway.replicas"),
     ]))]
@@ -44,8 +44,9 @@ pub struct Autoscaling {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[expect(missing_docs, reason = "the field's description names them")]
 pub enum AutoscalingMode {
-    #[default]
     Enforce,
+    // Enforce once it exists: a default must pass the rules.
+    #[default]
     DryRun,
 }
 

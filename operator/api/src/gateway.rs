@@ -21,7 +21,7 @@ pub struct Gateway {
     /// New connections a second that one pod accepts. Applies live.
     #[schemars(range(min = 1, max = 100_000))]
     pub accept_rate_per_pod: i32,
-    /// The disruption budget. Changing it restarts the gateway pods.
+    /// The disruption budget. Changing the deadline restarts the gateway pods; the rate applies live.
     pub drain: Drain,
     /// Age at which a connection is asked to move; null = never. Changing it restarts the gateway pods.
     #[serde(skip_serializing_if = "Option::is_none")]

@@ -10,9 +10,12 @@ pub mod autoscaling;
 pub mod common;
 pub mod gateway;
 pub mod policy;
+pub mod reason;
 pub mod redis;
 pub mod schema;
 pub mod status;
+
+use std::sync::LazyLock;
 
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
 use kube::{CustomResource, CustomResourceExt, core::cel};
@@ -112,13 +115,55 @@ pub fn crd() -> CustomResourceDefinition {
 /// # Errors
 /// What the API server would say: one line per violation, each with the path of the field.
 pub fn check(resource: &Value, old: Option<&Value>) -> Result<(), Vec<String>> {
-    let schema = serde_json::to_value(crd()).unwrap_or_default();
-    let schema = &schema["spec"]["versions"][0]["schema"]["openAPIV3Schema"];
+    let schema = &*SCHEMA;
     let resource = cel::apply_defaults(schema, resource);
     let old = old.map(|old| cel::apply_defaults(schema, old));
     cel::Validator::new()
         .validate(schema, &resource, old.as_ref())
         .map_err(|errors| errors.iter().map(|error| format!("{}: {}", error.field_path, error.message)).collect())
+}
+
+/// Paths of fields that the schema does not know: misspelt ones, or those of another version.
+pub fn unknown_fields(resource: &Value) -> Vec<String> {
+    let mut found = Vec::new();
+    for (name, value) in resource.as_object().into_iter().flatten() {
+        match SCHEMA["properties"].get(name) {
+            // The API server knows the fields of metadata, the schema does not.
+            Some(_) if name == "metadata" => {}
+            Some(schema) => find_unknown(name, value, schema, &mut found),
+            None => found.push(name.clone()),
+        }
+    }
+    found
+}
+
+/// The CRD's schema, made once: making it takes milliseconds, and every reconcile looks at it.
+static SCHEMA: LazyLock<Value> = LazyLock::new(|| {
+    let crd = serde_json::to_value(crd()).unwrap_or_default();
+    crd.pointer("/spec/versions/0/schema/openAPIV3Schema").cloned().unwrap_or_default()
+});
+
+fn find_unknown(path: &str, value: &Value, schema: &Value, found: &mut Vec<String>) {
+    let is_open = schema["x-kubernetes-preserve-unknown-fields"] == true;
+    match value {
+        Value::Object(fields) => {
+            for (name, value) in fields {
+                let path = format!("{path}.{name}");
+                let known = schema["properties"].get(name).or_else(|| schema.get("additionalProperties"));
+                match known {
+                    Some(schema) => find_unknown(&path, value, schema, found),
+                    None if is_open => {}
+                    None => found.push(path),
+                }
+            }
+        }
+        Value::Array(items) => {
+            for (index, item) in items.iter().enumerate() {
+                find_unknown(&format!("{path}[{index}]"), item, &schema["items"], found);
+            }
+        }
+        Value::Null | Value::Bool(_) | Value::Number(_) | Value::String(_) => {}
+    }
 }
 
 fn name_rule() -> Value {

@@ -1,0 +1,172 @@
+//! Deployment `<name>-gateway`. What changes live (limits, rates, log level) is not in its template: those come from
+//! the ConfigMap, so that changing them, or the number of pods, restarts none.
+
+use serde_json::{Value, json};
+
+use crate::{
+    build::{container_security, metadata, pod_security, pod_template, pull_secrets},
+    kinds::{Kind, Object},
+    names::{ADMIN_PORT, Component, GATEWAY_PORT, REDIS_PORT, REDIS_USER, SERVING_LABEL},
+    validate::{Cluster, Problem},
+};
+use collab_api::policy::PauseScope;
+
+/// Where the Secrets and the ConfigMap are mounted: whole directories, because a file mounted by `subPath` never changes.
+const MOUNTS: &str = "/etc/collab";
+/// Seconds between two probes of readiness: how late a pod joins or leaves the Service.
+const READINESS_PERIOD_SECONDS: u32 = 3;
+
+/// Builds the Deployment.
+///
+/// # Errors
+/// When `spec.gateway.podTemplate` cannot be merged.
+pub fn build(cluster: &Cluster) -> Result<Object, Vec<Problem>> {
+    let gateway = &cluster.spec.gateway;
+    let template = pod_template::merge("spec.gateway.podTemplate", template(cluster), &gateway.pod_template)?;
+    let rest = json!({"spec": {
+        "replicas": gateway.replicas,
+        "paused": cluster.spec.paused.iter().any(|pause| pause.what == PauseScope::Rollout),
+        "revisionHistoryLimit": 5,
+        "strategy": {"type": "RollingUpdate", "rollingUpdate": {"maxSurge": "25%", "maxUnavailable": 0}},
+        "selector": {"matchLabels": cluster.names.selector(Component::Gateway)},
+        "template": template,
+    }});
+    Ok(Object::new(Kind::Deployment, &metadata(cluster, Component::Gateway, &cluster.names.gateway()), rest))
+}
+
+fn template(cluster: &Cluster) -> Value {
+    let names = &cluster.names;
+    let mut labels = names.stable_labels(Component::Gateway);
+    labels[SERVING_LABEL] = json!("true");
+    json!({
+        "metadata": {"labels": labels},
+        "spec": {
+            "serviceAccountName": names.gateway(),
+            "automountServiceAccountToken": false,
+            "enableServiceLinks": false,
+            "terminationGracePeriodSeconds": cluster.gateway_grace_seconds,
+            "imagePullSecrets": pull_secrets(cluster),
+            "securityContext": pod_security(),
+            "topologySpreadConstraints": [
+                spread(cluster, "kubernetes.io/hostname"),
+                spread(cluster, "topology.kubernetes.io/zone"),
+            ],
+            "initContainers": sidecars(cluster),
+            "containers": [container(cluster)],
+            "volumes": volumes(cluster),
+        },
+    })
+}
+
+/// Pods of one revision side by side, so that a rollout does not count the old ones.
+fn spread(cluster: &Cluster, topology_key: &str) -> Value {
+    json!({
+        "maxSkew": 1,
+        "topologyKey": topology_key,
+        "whenUnsatisfiable": "ScheduleAnyway",
+        "labelSelector": {"matchLabels": cluster.names.selector(Component::Gateway)},
+        "matchLabelKeys": ["pod-template-hash"],
+    })
+}
+
+/// Native sidecars start before the gateway and stop after it.
+fn sidecars(cluster: &Cluster) -> Value {
+    let sidecars = cluster.spec.gateway.sidecars.iter().map(|sidecar| {
+        let mut sidecar = Value::Object(sidecar.clone());
+        sidecar["restartPolicy"] = json!("Always");
+        sidecar
+    });
+    Value::Array(sidecars.collect())
+}
+
+fn container(cluster: &Cluster) -> Value {
+    let gateway = &cluster.spec.gateway;
+    let mut mounts = vec![
+        json!({"name": "config", "mountPath": format!("{MOUNTS}/config"), "readOnly": true}),
+        json!({"name": "redis-auth", "mountPath": format!("{MOUNTS}/redis-auth"), "readOnly": true}),
+    ];
+    mounts.extend(jwt_volumes(cluster).map(|name| {
+        let path = format!("{MOUNTS}/{name}");
+        json!({"name": name, "mountPath": path, "readOnly": true})
+    }));
+    json!({
+        "name": "gateway",
+        "image": gateway_image(cluster),
+        "args": arguments(cluster),
+        "env": gateway.env,
+        "ports": [
+            {"name": "http", "containerPort": GATEWAY_PORT, "protocol": "TCP"},
+            {"name": "admin", "containerPort": ADMIN_PORT, "protocol": "TCP"},
+        ],
+        "resources": gateway.resources,
+        "securityContext": container_security(),
+        "startupProbe": {"httpGet": {"path": "/livez", "port": "admin"}, "periodSeconds": 1, "failureThreshold": 60},
+        "readinessProbe": {
+            "httpGet": {"path": "/readyz", "port": "admin"},
+            "periodSeconds": READINESS_PERIOD_SECONDS,
+            "timeoutSeconds": 3,
+        },
+        "livenessProbe": {
+            "httpGet": {"path": "/livez", "port": "admin"},
+            "periodSeconds": 10,
+            "timeoutSeconds": 5,
+            "failureThreshold": 6,
+        },
+        "volumeMounts": mounts,
+    })
+}
+
+fn gateway_image(cluster: &Cluster) -> &str {
+    &cluster.images.gateway
+}
+
+/// Only what the gateway reads once, at start.
+fn arguments(cluster: &Cluster) -> Vec<String> {
+    let names = &cluster.names;
+    let gateway = &cluster.spec.gateway;
+    let auth = &cluster.spec.auth;
+    let mut flags = vec![
+        ("listen", format!("[::]:{GATEWAY_PORT}")),
+        ("admin-listen", format!("[::]:{ADMIN_PORT}")),
+        ("config", format!("{MOUNTS}/config/gateway.yaml")),
+        ("redis-url", format!("redis://{}:{REDIS_PORT}", names.redis_host(0))),
+        ("redis-username", REDIS_USER.to_owned()),
+        ("redis-password-file", format!("{MOUNTS}/redis-auth/password")),
+        ("drain-deadline", gateway.drain.deadline.0.clone()),
+    ];
+    flags.extend(jwt_volumes(cluster).map(|name| ("jwt-secret-file", format!("{MOUNTS}/{name}/secret"))));
+    flags.extend(auth.jwt.issuer.iter().map(|issuer| ("jwt-issuer", issuer.clone())));
+    flags.extend(auth.jwt.audience.iter().map(|audience| ("jwt-audience", audience.clone())));
+    if !gateway.allowed_origins.is_empty() {
+        flags.push(("allowed-origins", gateway.allowed_origins.join(",")));
+    }
+    let mut arguments: Vec<String> = flags.into_iter().map(|(name, value)| format!("--{name}={value}")).collect();
+    if auth.users.from_claims {
+        arguments.push("--users-from-claims".to_owned());
+    }
+    arguments
+}
+
+fn volumes(cluster: &Cluster) -> Value {
+    let names = &cluster.names;
+    let mut volumes = vec![
+        json!({"name": "config", "configMap": {"name": names.config()}}),
+        json!({"name": "redis-auth", "secret": {
+            "secretName": names.redis_auth(),
+            "items": [{"key": "password", "path": "password"}],
+        }}),
+    ];
+    let secrets = cluster.spec.auth.jwt.secret_refs.iter().zip(jwt_volumes(cluster));
+    volumes.extend(secrets.map(|(secret, name)| {
+        json!({"name": name, "secret": {
+            "secretName": secret.name,
+            "items": [{"key": secret.key, "path": "secret"}],
+        }})
+    }));
+    Value::Array(volumes)
+}
+
+/// `jwt-0`, `jwt-1`, …: the status tells a missing key by these names.
+fn jwt_volumes(cluster: &Cluster) -> impl Iterator<Item = String> {
+    (0..cluster.spec.auth.jwt.secret_refs.len()).map(|index| format!("jwt-{index}"))
+}

@@ -166,6 +166,7 @@ impl Shared {
 
 async fn renew(shared: Arc<Shared>) {
     let (mut is_first, mut was_away) = (true, false);
+    let mut due = Instant::now();
     loop {
         let round = shared.round(is_first, was_away).await;
         was_away = round.is_err();
@@ -173,9 +174,15 @@ async fn renew(shared: Arc<Shared>) {
             Ok(()) => is_first = false,
             Err(error) => tracing::debug!(%error, "the lease could not be renewed"),
         }
+        // A round that was asked for between two renewals does not move the next one.
+        if was_away {
+            due = Instant::now() + RENEW_AGAIN;
+        } else if due <= Instant::now() {
+            due = Instant::now() + RENEW_EVERY;
+        }
         tokio::select! {
             () = shared.stop.cancelled() => return,
-            () = tokio::time::sleep(if was_away { RENEW_AGAIN } else { RENEW_EVERY }) => {}
+            () = tokio::time::sleep_until(due.into()) => {}
             () = shared.asked.notified() => {}
         }
     }

@@ -86,6 +86,11 @@ pub struct Owned {
 }
 
 impl Owned {
+    /// The pod's lease, which names its incarnation.
+    pub fn lease(&self) -> &Lease {
+        &self.lease
+    }
+
     /// Ends them all, and tells the store that this pod is gone.
     pub async fn stop(mut self) {
         self.stop.cancel();

@@ -66,6 +66,11 @@ impl Gateway {
         self.running.as_ref().unwrap().server.pod().documents.count()
     }
 
+    /// Its incarnation.
+    pub fn pod(&self) -> String {
+        self.running.as_ref().unwrap().owned.lease().pod().to_string()
+    }
+
     /// Dies as with `kill -9`: every socket closes, nothing is said.
     pub fn kill(&mut self) {
         self.running = None;

@@ -16,6 +16,8 @@ use crate::{
 
 /// A fetch that was not answered after this long, in milliseconds, is asked for again.
 const FETCH_AGAIN_MS: u64 = 5_000;
+/// So many fetches in a row that did not bring the next entry, and the document is opened anew.
+const VAIN_FETCHES: u32 = 2;
 /// A snapshot that was not reported as stored after this long, in milliseconds, counts as failed.
 const SAVE_AGAIN_MS: u64 = 30_000;
 
@@ -41,6 +43,8 @@ pub struct Document {
     /// The newest version heard of.
     pub(crate) heard: Version,
     pub(crate) fetching: Option<Fetching>,
+    /// Fetches in a row that did not bring the next entry.
+    pub(crate) vain_fetches: u32,
     /// Somebody waits for a version that may or may not be in the log.
     pub(crate) fetch_wanted: bool,
     pub(crate) away_since_ms: Option<u64>,
@@ -117,6 +121,7 @@ impl Document {
             stalled_at: None,
             arrivals: 0,
             fetching: None,
+            vain_fetches: 0,
             fetch_wanted: false,
             away_since_ms: None,
             saving: None,
@@ -219,8 +224,14 @@ impl Document {
 
     /// What time alone brings about.
     fn expire(&mut self, now_ms: u64) {
-        if self.fetching.is_some_and(|fetching| fetching.since_ms.saturating_add(FETCH_AGAIN_MS) <= now_ms) {
+        let late = self.fetching.filter(|fetching| fetching.since_ms.saturating_add(FETCH_AGAIN_MS) <= now_ms);
+        if let Some(fetching) = late {
             self.fetching = None;
+            self.vain_fetches = if self.head().version > fetching.after { 0 } else { self.vain_fetches + 1 };
+            if self.vain_fetches >= VAIN_FETCHES && self.heard > self.head().version {
+                // What follows the head is not in the log any more.
+                return self.reopen();
+            }
         }
         if self.saving.is_some_and(|saving| saving.since_ms.saturating_add(SAVE_AGAIN_MS) <= now_ms) {
             self.saving = None;

@@ -20,6 +20,7 @@ impl Document {
         });
         if answers_fetch {
             self.fetching = None;
+            self.vain_fetches = 0;
         }
         let nothing_more = answers_fetch && entries.is_empty();
         self.learn(entries);

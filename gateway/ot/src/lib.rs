@@ -14,6 +14,7 @@ mod compose;
 mod delta;
 mod invert;
 mod iter;
+mod leaf;
 mod normal;
 mod rope;
 mod transform;

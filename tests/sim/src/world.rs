@@ -239,7 +239,9 @@ impl World {
                 }
             }
         }
-        Err(Broken("does not come to rest".to_owned()))
+        let clients: Vec<_> = self.clients.iter().map(|c| (&c.id, c.live, c.pending.len(), c.seq, &c.at)).collect();
+        let pods: Vec<_> = self.pods.iter().map(|pod| (pod.document.head().version, pod.is_quiet())).collect();
+        Err(Broken(format!("does not come to rest at {}: {clients:?} {pods:?}", self.store.version())))
     }
 
     fn open(&self) -> Result<Document, Broken> {

@@ -61,7 +61,7 @@ fn a_store_that_appends_duplicates_is_noticed() {
 }
 
 fn assert_noticed(options: Options) {
-    let noticed = (1..=500).find_map(|seed| run(seed, &options).err().map(|wrong| (seed, wrong)));
+    let noticed = (1..=3_000).find_map(|seed| run(seed, &options).err().map(|wrong| (seed, wrong)));
     let (seed, wrong) = noticed.expect("no schedule notices");
     println!("seed {seed}: {wrong}");
 }

@@ -1,0 +1,101 @@
+//! Random documents and changes, from a seed.
+//!
+//! In: a seed. Out: documents with words, pairs of surrogates, embeds and formatting, and changes that fit them.
+
+#![allow(dead_code, reason = "each test file uses its part")]
+
+use ot::{Attributes, Delta, Op};
+use rand::{Rng, SeedableRng, rngs::StdRng};
+use serde_json::json;
+
+/// The seed of this run: `OT_SEED`, or a fixed one; printed so that a failure can be repeated.
+pub fn seed() -> u64 {
+    let seed = std::env::var("OT_SEED").ok().and_then(|seed| seed.parse().ok()).unwrap_or(20_260_901);
+    println!("OT_SEED={seed}");
+    seed
+}
+
+pub fn random(seed: u64) -> StdRng {
+    StdRng::seed_from_u64(seed)
+}
+
+pub fn text(random: &mut StdRng, most: usize) -> String {
+    let alphabet = ['a', 'b', 'é', '用', '😀', '\n'];
+    (0..random.random_range(1..=most)).map(|_| alphabet[random.random_range(0..alphabet.len())]).collect()
+}
+
+pub fn attributes(random: &mut StdRng, with_null: bool) -> Option<Attributes> {
+    if random.random_bool(0.5) {
+        return None;
+    }
+    let mut map = Attributes::new();
+    for name in ["bold", "color", "list"] {
+        match random.random_range(0..6) {
+            0 => map.insert(name.to_owned(), json!(true)),
+            1 => map.insert(name.to_owned(), json!("red")),
+            2 => map.insert(name.to_owned(), json!({ "nested": [1, 2] })),
+            3 if with_null => map.insert(name.to_owned(), json!(null)),
+            _ => None,
+        };
+    }
+    Some(map)
+}
+
+fn push_insert(random: &mut StdRng, delta: Delta) -> Delta {
+    // Like the oracle, `null` on an insert is kept; invert cannot restore it, so it is left out here.
+    let attributes = attributes(random, false);
+    if random.random_bool(0.2) {
+        delta.embed(json!({ "image": random.random_range(0..3) }), attributes)
+    } else {
+        let words = text(random, 4);
+        delta.insert(&words, attributes)
+    }
+}
+
+pub fn document(random: &mut StdRng, most: usize) -> Delta {
+    (0..random.random_range(0..=most)).fold(Delta::new(), |delta, _| push_insert(random, delta))
+}
+
+/// A change that fits the document.
+pub fn change(random: &mut StdRng, document: &Delta) -> Delta {
+    let places = places(document);
+    let mut delta = Delta::new();
+    let mut at = 0;
+    loop {
+        if random.random_bool(0.4) {
+            delta = push_insert(random, delta);
+        }
+        if at + 1 >= places.len() || random.random_bool(0.2) {
+            return delta.chop();
+        }
+        let to = (at + random.random_range(1..=4)).min(places.len() - 1);
+        let length = places[to] - places[at];
+        at = to;
+        delta = match random.random_range(0..4) {
+            0 => delta.delete(length),
+            1 => delta.retain(length, attributes(random, true)),
+            _ => delta.retain(length, None),
+        };
+    }
+}
+
+/// The places between whole characters, both ends included.
+pub fn places(document: &Delta) -> Vec<usize> {
+    let mut at = 0;
+    let mut out = vec![0];
+    for op in document.ops() {
+        match op {
+            Op::Insert { text, .. } => {
+                for character in text.chars() {
+                    at += character.len_utf16();
+                    out.push(at);
+                }
+            }
+            other => {
+                at += other.length();
+                out.push(at);
+            }
+        }
+    }
+    out
+}

@@ -15,7 +15,7 @@ use kube::{Api, Client, ResourceExt, api::ListParams};
 
 use crate::{
     forward::PodForward,
-    local,
+    image, local,
     network::{self, Node},
     node,
     process::run_command,
@@ -55,6 +55,24 @@ impl Cluster {
         };
         let client = local::client_of(&kubeconfig).await?;
         Ok(Self { kubeconfig, is_ours, client })
+    }
+
+    /// The same, but the one on this machine is left as it is: not started, and its nodes not repaired.
+    ///
+    /// # Errors
+    /// When there is none, or it cannot be reached.
+    pub async fn get() -> Result<Self> {
+        match foreign_kubeconfig() {
+            Some(kubeconfig) => Self::foreign(&kubeconfig).await,
+            None => {
+                let kubeconfig = local::kubeconfig();
+                if !kubeconfig.exists() {
+                    bail!("the cluster is down; `cluster up` starts it");
+                }
+                let client = local::client_of(&kubeconfig).await?;
+                Ok(Self { kubeconfig, is_ours: true, client })
+            }
+        }
     }
 
     /// Somebody else's cluster.
@@ -97,13 +115,27 @@ impl Cluster {
         self.tool("helm", arguments)
     }
 
-    /// Makes an image archive known to all nodes. On somebody else's cluster it does nothing: there the images come
-    /// from a registry, or were loaded before (`kind load image-archive`).
+    /// Makes an image archive known to all nodes. Pods that run an older image of that name are deleted, so that their
+    /// controllers start the new one. On somebody else's cluster it does nothing: there images come from a registry, or
+    /// were loaded before (`kind load image-archive`).
     ///
     /// # Errors
     /// When a node refuses the archive.
     pub fn load_image(&self, archive: &Path) -> Result<()> {
-        if self.is_ours { local::load_image(archive) } else { Ok(()) }
+        if !self.is_ours || !local::load_image(archive)? {
+            return Ok(());
+        }
+        let name = image::name_in(archive)?;
+        let short = name.trim_start_matches("docker.io/");
+        let template =
+            "jsonpath={range .items[*]}{.metadata.namespace} {.metadata.name} {.spec.containers[*].image}\n{end}";
+        for line in self.kubectl(&["get", "pods", "-A", "-o", template])?.lines() {
+            let words: Vec<&str> = line.split(' ').collect();
+            if words.len() > 2 && words[2..].iter().any(|image| image.trim_start_matches("docker.io/") == short) {
+                self.kubectl(&["delete", "pod", "-n", words[0], words[1], "--wait=false", "--ignore-not-found"])?;
+            }
+        }
+        Ok(())
     }
 
     /// Power loss: every process of the node ends at once, its address is gone, its disk stays.

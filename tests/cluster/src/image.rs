@@ -194,6 +194,24 @@ impl Image {
     }
 }
 
+/// The name of the image in an archive.
+///
+/// # Errors
+/// When it is not an OCI archive with a named image.
+pub fn name_in(archive: &Path) -> Result<String> {
+    let file = fs::File::open(archive).with_context(|| format!("cannot read {}", archive.display()))?;
+    let mut archive = tar::Archive::new(file);
+    for entry in archive.entries()? {
+        let entry = entry?;
+        if entry.path()?.as_os_str() == "index.json" {
+            let index: Value = serde_json::from_reader(entry)?;
+            let name = index["manifests"][0]["annotations"]["io.containerd.image.name"].as_str();
+            return name.map(str::to_owned).context("the archive names no image");
+        }
+    }
+    anyhow::bail!("not an OCI archive: it has no index.json")
+}
+
 fn digest(bytes: &[u8]) -> String {
     let hash: String = Sha256::digest(bytes).iter().map(|byte| format!("{byte:02x}")).collect();
     format!("sha256:{hash}")
@@ -252,6 +270,7 @@ mod tests {
         let mut other = sample();
         other.file("usr/local/bin/sample", b"changed".to_vec(), 0o755);
         assert_ne!(other.write(&first).unwrap(), sample().write(&second).unwrap());
+        assert_eq!(name_in(&second).unwrap(), "docker.io/collabcluster/sample:1");
         fs::remove_dir_all(&folder).unwrap();
     }
 

@@ -30,6 +30,8 @@ use crate::{
 
 /// Longest wait for both nodes once the API server is there.
 const NODES_READY_WITHIN: Duration = Duration::from_secs(120);
+/// A busy machine answers slowly, a dead API server never.
+const API_ANSWERS_WITHIN: Duration = Duration::from_secs(10);
 const LOCK: &str = "/run/collabcluster.lock";
 
 /// The kubeconfig of the cluster on this machine.
@@ -52,7 +54,8 @@ pub(crate) async fn client_of(kubeconfig: &Path) -> Result<Client> {
     Ok(Client::try_from(config)?)
 }
 
-/// Brings the cluster up if it is not up; tells whether it was up before.
+/// Brings the cluster up if it is not up; tells whether it was up before. Nodes that a test left without power or cut
+/// off are given back; a cluster that lacks more than that is started anew.
 ///
 /// # Errors
 /// Says what this machine lacks, or which component did not start and the end of its log.
@@ -61,8 +64,9 @@ pub async fn up() -> Result<bool> {
     let programs = programs::ensure()?;
     let pause = images::ensure_pause(&programs)?;
     let _lock = lock()?;
-    if is_healthy(&programs).await {
+    if has_control_plane(&programs).await {
         let client = client_of(&kubeconfig()).await?;
+        repair_nodes(&client, &programs).await?;
         objects::recycle_volumes(&client, state()).await?;
         return Ok(true);
     }
@@ -115,7 +119,7 @@ pub fn leftovers() -> Result<Vec<String>> {
 /// Lines about the cluster for a person.
 ///
 /// # Errors
-/// When the API server does not answer although its process is there.
+/// When the cluster's files cannot be read.
 pub async fn status() -> Result<Vec<String>> {
     let programs = programs::folder()?;
     if !state().exists() {
@@ -126,10 +130,15 @@ pub async fn status() -> Result<Vec<String>> {
         let processes = marked(&Mark::part(state(), part)).len();
         lines.push(format!("{part}: {}", if processes == 0 { "not running" } else { "running" }));
     }
-    if let Ok(client) = client_of(&kubeconfig()).await {
-        for (name, is_ready) in node_states(&client).await? {
-            lines.push(format!("node {name}: {}", if is_ready { "Ready" } else { "NotReady" }));
-        }
+    let client = client_of(&kubeconfig()).await?;
+    match tokio::time::timeout(API_ANSWERS_WITHIN, node_states(&client)).await {
+        Ok(Ok(states)) => lines.extend(
+            states
+                .into_iter()
+                .map(|(name, is_ready)| format!("node {name}: {}", if is_ready { "Ready" } else { "NotReady" })),
+        ),
+        Ok(Err(error)) => lines.push(format!("the API server does not answer: {error}")),
+        Err(_) => lines.push("the API server does not answer".to_owned()),
     }
     lines.push(format!("kubeconfig: {}", kubeconfig().display()));
     if !is_current(&programs) {
@@ -145,18 +154,22 @@ pub(crate) async fn node_states(client: &Client) -> Result<Vec<(String, bool)>> 
     Ok(listed.into_iter().map(|node| (node.name_any(), is_ready(&node))).collect())
 }
 
-/// Makes an image archive known to every node that runs, and to those that start later.
-pub(crate) fn load_image(archive: &Path) -> Result<()> {
+/// Makes an image archive known to every node that runs, and to those that start later. Tells whether an older image
+/// of that name was there.
+pub(crate) fn load_image(archive: &Path) -> Result<bool> {
     let programs = programs::folder()?;
     let name = archive.file_name().context("an image archive is a file")?;
     let kept = state().join("images").join(name);
-    if kept != archive {
-        fs::copy(archive, &kept).with_context(|| format!("cannot copy {}", archive.display()))?;
+    let wanted = fs::read(archive).with_context(|| format!("cannot read {}", archive.display()))?;
+    let had = fs::read(&kept).ok();
+    if had.as_ref() == Some(&wanted) {
+        return Ok(false);
     }
+    fs::write(&kept, wanted).with_context(|| format!("cannot write {}", kept.display()))?;
     for node in NODES.into_iter().filter(|node| is_running(*node)) {
         node::ctr(state(), &programs, node, &["images", "import", &kept.display().to_string()])?;
     }
-    Ok(())
+    Ok(had.is_some())
 }
 
 /// Whether a node has power.
@@ -221,19 +234,23 @@ async fn wait_for_nodes(client: &Client) -> Result<()> {
     }
 }
 
-async fn is_healthy(programs: &Path) -> bool {
-    if !is_current(programs) || !NODES.into_iter().all(is_running) {
+async fn has_control_plane(programs: &Path) -> bool {
+    let parts = ["etcd", "kube-apiserver", "kube-controller-manager", "kube-scheduler", "coredns"];
+    if !is_current(programs) || parts.iter().any(|part| marked(&Mark::part(state(), part)).is_empty()) {
         return false;
     }
     let Ok(client) = client_of(&kubeconfig()).await else { return false };
-    let states = tokio::time::timeout(Duration::from_secs(10), node_states(&client)).await;
-    // A node that a test has cut off is given back here, so that the next test finds a whole cluster.
-    let is_ready =
-        matches!(states, Ok(Ok(states)) if states.iter().filter(|(_, is_ready)| *is_ready).count() == NODES.len());
-    is_ready
-        && ["coredns", "kube-scheduler", "kube-controller-manager"]
-            .iter()
-            .all(|part| control_plane::check_alive(state(), part).is_ok())
+    matches!(tokio::time::timeout(API_ANSWERS_WITHIN, node_states(&client)).await, Ok(Ok(_)))
+}
+
+async fn repair_nodes(client: &Client, programs: &Path) -> Result<()> {
+    for node in NODES {
+        if !is_running(node) {
+            node::start(state(), programs, node)?;
+        }
+        network::set_cable(node, true)?;
+    }
+    wait_for_nodes(client).await
 }
 
 fn is_current(programs: &Path) -> bool {

@@ -5,6 +5,7 @@
 use std::{
     net::SocketAddr,
     path::{Path, PathBuf},
+    process::ExitCode,
 };
 
 use anyhow::Result;
@@ -69,7 +70,17 @@ enum Command {
 }
 
 #[tokio::main]
-async fn main() -> Result<()> {
+async fn main() -> ExitCode {
+    match run().await {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("cluster: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+async fn run() -> Result<()> {
     match Arguments::parse().command {
         Command::Up => match foreign_kubeconfig() {
             Some(kubeconfig) => say_foreign(&kubeconfig),
@@ -91,7 +102,7 @@ async fn main() -> Result<()> {
         Command::Status => match foreign_kubeconfig() {
             Some(kubeconfig) => {
                 say_foreign(&kubeconfig);
-                println!("{}", Cluster::get_or_up().await?.kubectl(&["get", "nodes"])?);
+                println!("{}", Cluster::get().await?.kubectl(&["get", "nodes"])?);
             }
             None => local::status().await?.iter().for_each(|line| println!("{line}")),
         },
@@ -103,13 +114,13 @@ async fn main() -> Result<()> {
                 println!("{}  {size:.1} MiB  {}  {}", built.name, built.digest, built.archive.display());
             }
         }
-        Command::Logs { folder } => Cluster::get_or_up().await?.collect_logs(&folder).await?,
+        Command::Logs { folder } => Cluster::get().await?.collect_logs(&folder).await?,
         Command::Forward { namespace, selector, port, listen, background } => {
             let target = forward::Target { namespace, selector, port };
             if background {
                 background::start(listen, &target)?;
             } else {
-                forward::serve(Cluster::get_or_up().await?.client(), listen, target).await?;
+                forward::serve(Cluster::get().await?.client(), listen, target).await?;
             }
         }
         Command::Apiserver => {
@@ -132,7 +143,7 @@ fn say_foreign(kubeconfig: &Path) {
 }
 
 async fn load(archives: Vec<PathBuf>) -> Result<()> {
-    let cluster = Cluster::get_or_up().await?;
+    let cluster = Cluster::get().await?;
     if !cluster.is_ours() {
         eprintln!("cluster: KUBECONFIG names somebody else's cluster; load images there with its own tools");
         return Ok(());

@@ -9,6 +9,7 @@ use std::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicU64, Ordering},
     },
+    time::{SystemTime, UNIX_EPOCH},
 };
 
 use document::{Code, ConnectionId, Refusal};
@@ -41,7 +42,14 @@ struct Inner {
 #[derive(Default)]
 struct Table {
     connections: HashMap<ConnectionId, Outbox>,
-    editors: HashMap<Editor, ConnectionId>,
+    editors: HashMap<Editor, Claimed>,
+}
+
+/// Which connection an editor has here, and since when.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Claimed {
+    id: ConnectionId,
+    at_ms: u64,
 }
 
 /// One editor instance of one user.
@@ -82,14 +90,19 @@ impl Registry {
         format!("{}-{}", self.inner.pod, base36(self.number()))
     }
 
-    /// Another pod has a connection of this editor now: ours gives way.
+    /// Another pod has a connection of this editor: if that one is newer, ours gives way. A claim may come late, from a
+    /// pod that was stopped for a while; it must not end the connection that came after it.
     pub fn claimed_elsewhere(&self, claim: &Claim) {
         if claim.pod == self.inner.pod {
             return;
         }
         let editor = Editor { user_id: claim.user_id.clone(), client_id: claim.client_id.clone() };
         let mut table = self.table();
-        let replaced = table.editors.remove(&editor).and_then(|id| table.connections.get(&id).cloned());
+        let is_newer = |ours: &Claimed| (claim.at_ms, &claim.pod) > (ours.at_ms, &self.inner.pod);
+        if !table.editors.get(&editor).is_some_and(is_newer) {
+            return;
+        }
+        let replaced = table.editors.remove(&editor).and_then(|ours| table.connections.get(&ours.id).cloned());
         drop(table);
         if let Some(outbox) = replaced {
             replace(&outbox);
@@ -132,9 +145,10 @@ impl Seat {
     /// From now on this connection is the editor's: one that was before is closed, here or on any pod.
     pub fn claim(&mut self, user_id: &Arc<str>, client_id: &Arc<str>) {
         let editor = Editor { user_id: user_id.clone(), client_id: client_id.clone() };
+        let claimed = Claimed { id: self.outbox.id(), at_ms: now_ms() };
         let mut table = self.registry.table();
-        let before = table.editors.insert(editor.clone(), self.outbox.id());
-        let replaced = before.and_then(|id| table.connections.get(&id).cloned());
+        let before = table.editors.insert(editor.clone(), claimed);
+        let replaced = before.and_then(|before| table.connections.get(&before.id).cloned());
         drop(table);
         if let Some(outbox) = replaced {
             replace(&outbox);
@@ -145,6 +159,7 @@ impl Seat {
             client_id: client_id.clone(),
             pod: self.registry.inner.pod.clone(),
             connection: self.outbox.id().0,
+            at_ms: claimed.at_ms,
         };
         // Full or gone: see CLAIMS_WAITING_MAX.
         let _ = self.registry.inner.claims.try_send(claim);
@@ -156,12 +171,17 @@ impl Drop for Seat {
         let mut table = self.registry.table();
         table.connections.remove(&self.outbox.id());
         if let Some(editor) = &self.editor
-            && table.editors.get(editor) == Some(&self.outbox.id())
+            && table.editors.get(editor).is_some_and(|claimed| claimed.id == self.outbox.id())
         {
             table.editors.remove(editor);
         }
         self.registry.inner.metrics.connections.dec();
     }
+}
+
+fn now_ms() -> u64 {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    u64::try_from(now.as_millis()).unwrap_or(u64::MAX)
 }
 
 fn replace(outbox: &Outbox) {
@@ -219,10 +239,15 @@ mod tests {
         assert!(first.outbox().is_closing() && !second.outbox().is_closing() && !other.outbox().is_closing());
         // The first one's end must not forget who sits there now.
         drop(first);
-        let mut claim = Claim { user_id: "u".into(), client_id: "c".into(), pod: "p".into(), connection: 99 };
+        let mut claim =
+            Claim { user_id: "u".into(), client_id: "c".into(), pod: "p".into(), connection: 99, at_ms: u64::MAX };
         registry.claimed_elsewhere(&claim);
         assert!(!second.outbox().is_closing(), "a pod's own claim comes back to it");
         claim.pod = "q".into();
+        claim.at_ms = 1;
+        registry.claimed_elsewhere(&claim);
+        assert!(!second.outbox().is_closing(), "a claim that was overtaken");
+        claim.at_ms = u64::MAX;
         registry.claimed_elsewhere(&claim);
         assert!(second.outbox().is_closing());
         assert_eq!(claims.try_recv().map(|claim| claim.client_id), Ok("c".into()));

@@ -83,6 +83,8 @@ pub struct Claim {
     pub pod: Arc<str>,
     /// The connection's number on that pod.
     pub connection: u64,
+    /// Unix milliseconds of its CONNECT on that pod's clock: of two claims the later one counts.
+    pub at_ms: u64,
 }
 
 /// The message on `collab:client`.
@@ -92,6 +94,7 @@ pub fn encode_claim(claim: &Claim) -> String {
         client_id: Cow::Borrowed(&claim.client_id),
         pod: Cow::Borrowed(&claim.pod),
         connection: claim.connection,
+        at: claim.at_ms,
     })
 }
 
@@ -106,6 +109,7 @@ pub fn decode_claim(text: &str) -> Result<Claim, Unreadable> {
         client_id: arc(&claim.client_id),
         pod: arc(&claim.pod),
         connection: claim.connection,
+        at_ms: claim.at,
     })
 }
 
@@ -119,6 +123,7 @@ struct ClaimJson<'a> {
     #[serde(borrow)]
     pod: Cow<'a, str>,
     connection: u64,
+    at: u64,
 }
 
 /// The value of a presence row.
@@ -196,8 +201,8 @@ mod tests {
 
     #[test]
     fn claims_are_these() {
-        let claim = Claim { user_id: "u".into(), client_id: "c".into(), pod: "p".into(), connection: 8 };
-        let golden = r#"{"userId":"u","clientId":"c","pod":"p","connection":8}"#;
+        let claim = Claim { user_id: "u".into(), client_id: "c".into(), pod: "p".into(), connection: 8, at_ms: 17 };
+        let golden = r#"{"userId":"u","clientId":"c","pod":"p","connection":8,"at":17}"#;
         assert_eq!(encode_claim(&claim), golden);
         assert_eq!(decode_claim(golden), Ok(claim));
     }

@@ -281,6 +281,9 @@ impl Cluster {
         let program = if self.is_ours || built.exists() { built } else { PathBuf::from(name) };
         let mut command = Command::new(program);
         command.args(arguments).env("KUBECONFIG", &self.kubeconfig);
+        if self.is_ours {
+            local::isolate(&mut command);
+        }
         run_command(command)
     }
 }

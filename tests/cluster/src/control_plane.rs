@@ -20,6 +20,12 @@ use crate::{
 /// A cold disk and other work on the machine make the API server slow; 10 s are usual at worst.
 const READY_WITHIN: Duration = Duration::from_secs(90);
 
+/// Not the usual ports: another etcd may run on this machine.
+const ETCD_CLIENT_PORT: u16 = 22379;
+const ETCD_PEER_PORT: u16 = 22380;
+/// The API server listens on the wire's address only, so that this port is free elsewhere.
+const API_PORT: u16 = 6443;
+
 /// Makes all certificates and kubeconfigs; `pki/admin.conf` is the person's.
 pub(crate) fn make_certificates(state: &Path) -> Result<()> {
     let folder = state.join("pki");
@@ -45,7 +51,7 @@ pub(crate) fn make_certificates(state: &Path) -> Result<()> {
         names: &[],
         addresses: &[],
     })?;
-    let server = format!("https://{HOST}:6443");
+    let server = format!("https://{HOST}:{API_PORT}");
     for (file, user, group) in [
         ("admin", "admin", Some("system:masters")),
         ("controller-manager", "system:kube-controller-manager", None),
@@ -72,11 +78,12 @@ pub(crate) fn make_certificates(state: &Path) -> Result<()> {
 
 /// Starts etcd and the API server.
 pub(crate) fn start_api(state: &Path, programs: &Path) -> Result<()> {
-    start(state, programs, "etcd", &etcd_arguments("etcd", 2379, 2380))?;
-    let mut arguments = api_arguments("pki", 2379, 6443);
+    start(state, programs, "etcd", &etcd_arguments("etcd", ETCD_CLIENT_PORT, ETCD_PEER_PORT))?;
+    let mut arguments = api_arguments("pki", ETCD_CLIENT_PORT, API_PORT);
     arguments.extend(
         [
             &format!("--advertise-address={HOST}"),
+            &format!("--bind-address={HOST}"),
             "--kubelet-client-certificate=pki/kubelet-client.crt",
             "--kubelet-client-key=pki/kubelet-client.key",
             "--kubelet-certificate-authority=pki/ca.crt",
@@ -100,6 +107,8 @@ pub(crate) fn start_controllers(state: &Path, programs: &Path) -> Result<()> {
             "--root-ca-file=pki/ca.crt",
             "--use-service-account-credentials",
             "--leader-elect=false",
+            // Nobody asks for its metrics, and the port may be taken.
+            "--secure-port=0",
             // Half of the default: tests wait for a dead node to be noticed.
             "--node-monitor-grace-period=20s",
         ]
@@ -109,7 +118,7 @@ pub(crate) fn start_controllers(state: &Path, programs: &Path) -> Result<()> {
         state,
         programs,
         "kube-scheduler",
-        &["--kubeconfig=pki/scheduler.conf", "--leader-elect=false"].map(str::to_owned),
+        &["--kubeconfig=pki/scheduler.conf", "--leader-elect=false", "--secure-port=0"].map(str::to_owned),
     )?;
     let corefile = include_str!("templates/Corefile").replace("{STATE}", &state.display().to_string());
     fs::write(state.join("Corefile"), corefile)?;

@@ -23,7 +23,7 @@ use crate::{
     network::{NODES, Node},
     node, objects,
     paths::STATE,
-    process::{Mark, kill_marked, marked, run},
+    process::{Mark, kill_marked, marked, remove_proxies, run},
     programs,
     progress::Step,
 };
@@ -39,6 +39,15 @@ pub fn kubeconfig() -> PathBuf {
     state().join("pki/admin.conf")
 }
 
+/// Lets a tool keep what it remembers of this cluster (caches, Helm's settings) with the cluster, where it goes with it.
+pub fn isolate(tool: &mut Command) {
+    remove_proxies(tool);
+    tool.env("KUBECACHEDIR", state().join("tools/kubectl"));
+    for name in ["CACHE", "CONFIG", "DATA"] {
+        tool.env(format!("HELM_{name}_HOME"), state().join("tools/helm").join(name.to_lowercase()));
+    }
+}
+
 /// The cluster's folder.
 pub(crate) fn state() -> &'static Path {
     Path::new(STATE)
@@ -50,7 +59,11 @@ pub(crate) fn state() -> &'static Path {
 /// When the file cannot be read or names no server.
 pub(crate) async fn client_of(kubeconfig: &Path) -> Result<Client> {
     let read = Kubeconfig::read_from(kubeconfig).with_context(|| format!("cannot read {}", kubeconfig.display()))?;
-    let config = kube::Config::from_custom_kubeconfig(read, &KubeConfigOptions::default()).await?;
+    let mut config = kube::Config::from_custom_kubeconfig(read, &KubeConfigOptions::default()).await?;
+    if config.cluster_url.host().is_some_and(|host| host == network::HOST || host == "127.0.0.1") {
+        // On this machine: see `remove_proxies`.
+        config.proxy_url = None;
+    }
     Ok(Client::try_from(config)?)
 }
 

@@ -159,7 +159,13 @@ async fn load(archives: Vec<PathBuf>) -> Result<()> {
 /// Hands over to a tool, so that a person sees its output as it comes.
 fn tool(name: &str, arguments: &[String]) -> Result<()> {
     use std::os::unix::process::CommandExt;
-    let kubeconfig = foreign_kubeconfig().unwrap_or_else(local::kubeconfig);
     let mut command = std::process::Command::new(programs::ensure()?.join(name));
-    Err(command.args(arguments).env("KUBECONFIG", kubeconfig).exec().into())
+    match foreign_kubeconfig() {
+        Some(kubeconfig) => command.env("KUBECONFIG", kubeconfig),
+        None => {
+            local::isolate(&mut command);
+            command.env("KUBECONFIG", local::kubeconfig())
+        }
+    };
+    Err(command.args(arguments).exec().into())
 }

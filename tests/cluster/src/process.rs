@@ -78,12 +78,20 @@ pub(crate) fn spawn_marked(marks: &[Mark], folder: &Path, log: &Path, daemon: &[
     let mut command = Command::new("setsid");
     command.arg("--fork").args(daemon.iter()).current_dir(folder).stdin(Stdio::null());
     command.stdout(output.try_clone()?).stderr(output);
+    remove_proxies(&mut command);
     command.envs(marks.iter().map(|mark| (mark.variable, &mark.value)));
     let status = command.status().context("cannot start setsid (package util-linux)")?;
     if !status.success() {
         bail!("{} did not start: {status}", daemon.join(" "));
     }
     Ok(())
+}
+
+/// The cluster is on this machine: a proxy of the company's cannot reach it.
+pub(crate) fn remove_proxies(command: &mut Command) {
+    for name in ["http_proxy", "https_proxy", "all_proxy"] {
+        command.env_remove(name).env_remove(name.to_uppercase());
+    }
 }
 
 /// The ids of living processes that carry a mark.

@@ -18,7 +18,9 @@ async fn down_leaves_nothing_even_after_a_crash() {
     assert!(!local::leftovers().unwrap().is_empty(), "leftovers sees what is there");
 
     // A crash in the middle: the API server is gone and one node with it.
-    let killed = Command::new("pkill").args(["-9", "-f", "testkube kube-apiserver.*--secure-port=6443"]).status();
+    let killed = Command::new("pkill")
+        .args(["-9", "-f", "testkube kube-apiserver --etcd-servers=http://127.0.0.1:22379"])
+        .status();
     assert!(killed.unwrap().success());
     cluster.kill_node("n2").unwrap();
     assert!(!local::up().await.unwrap(), "a broken cluster is started anew");

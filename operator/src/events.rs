@@ -40,7 +40,12 @@ pub async fn publish_changes(context: &Context, resource: &CollabCluster, old: &
 /// A changed status is news; a changed reason only where something is wrong. A first "nothing is wrong" is none.
 fn is_news(old: &[Condition], condition: &Condition) -> bool {
     match old.iter().find(|before| before.kind == condition.kind) {
-        None => is_bad(condition) || (condition.kind == reason::READY && condition.status == "True"),
+        // At first nothing serves, which is no news beside Ready=False.
+        None => match condition.kind.as_str() {
+            reason::READY => true,
+            reason::CONFIGURATION_WARNING | reason::DEGRADED => is_bad(condition),
+            _ => false,
+        },
         Some(before) if before.status != condition.status => true,
         Some(before) => is_bad(condition) && before.reason != condition.reason,
     }

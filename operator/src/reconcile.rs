@@ -28,7 +28,7 @@ use crate::{
     names::STATUS_MANAGER,
     pods,
     status::{COUNTS_PERIOD, Observed, Rejection, status},
-    validate::{Cluster, Problem, validate},
+    validate::{Cluster, Problem, chosen_images, validate},
 };
 
 /// How soon to look again while something is not as it should be and no watch would tell (Events, Secrets).
@@ -174,7 +174,7 @@ async fn tell(
         gateway_pods: &fetched.gateway_pods,
         redis_pods: &fetched.redis_pods,
         connections: fetched.connections,
-        images: outcome.cluster.as_ref().map(|cluster| &cluster.images),
+        images: &chosen_images(resource, &context.images),
         ineffective: outcome.cluster.as_ref().map_or(&[], |cluster| &cluster.ineffective),
         rejection: outcome.rejection.as_ref(),
         managed_by: ManagedBy { class: context.class.clone(), id: context.id.clone() },

@@ -45,8 +45,8 @@ pub struct Observed<'a> {
     pub redis_pods: &'a [Pod],
     /// Connections on all gateway pods, where any answered.
     pub connections: Option<i64>,
-    /// Images in use; `None` where the spec could not be validated.
-    pub images: Option<&'a Images>,
+    /// Images in use.
+    pub images: &'a Images,
     /// Fields without an effect.
     pub ineffective: &'a [String],
     /// Why the spec is not in force.
@@ -97,7 +97,7 @@ fn gateway(observed: &Observed, old: Option<&GatewayStatus>) -> GatewayStatus {
     let names = names(observed.resource);
     let deployment = live(observed, Kind::Deployment, &names.gateway());
     let count = |field: &str| count_at(deployment, &format!("/status/{field}"));
-    let wanted = count_at(deployment, "/spec/replicas");
+    let wanted = wanted_gateways(observed);
     GatewayStatus {
         replicas: count("replicas"),
         ready_replicas: count("readyReplicas"),
@@ -105,7 +105,7 @@ fn gateway(observed: &Observed, old: Option<&GatewayStatus>) -> GatewayStatus {
         connections: quiet_count(old.and_then(|old| old.connections), observed.connections, observed.counts_age),
         summary: format!("{}/{wanted}", count("readyReplicas")),
         selector: names.selector_text(Component::Gateway),
-        image: image_in_use(observed.images.map(|images| &images.gateway), old.map(|old| &old.image)),
+        image: observed.images.gateway.clone(),
     }
 }
 
@@ -115,7 +115,7 @@ fn redis(observed: &Observed, old: Option<&RedisStatus>) -> RedisStatus {
     let primary = ready.first().copied().unwrap_or_default().to_owned();
     RedisStatus {
         summary: if primary.is_empty() { "none".to_owned() } else { primary.clone() },
-        image: image_in_use(observed.images.map(|images| &images.redis), old.map(|old| &old.image)),
+        image: observed.images.redis.clone(),
         shards: vec![Shard {
             name: "0".to_owned(),
             primary,
@@ -206,7 +206,7 @@ fn ready(
 fn rollout(observed: &Observed) -> Option<String> {
     let names = names(observed.resource);
     let deployment = live(observed, Kind::Deployment, &names.gateway());
-    let wanted = count_at(deployment, "/spec/replicas");
+    let wanted = wanted_gateways(observed);
     let count = |field: &str| count_at(deployment, &format!("/status/{field}"));
     let is_seen = observed.live.get(&(Kind::Deployment, names.gateway())).is_some_and(is_observed);
     if !is_seen || count("updatedReplicas") < wanted {
@@ -219,6 +219,14 @@ fn rollout(observed: &Observed) -> Option<String> {
     let revision = stateful_set.pointer("/status/updateRevision").and_then(Value::as_str).unwrap_or_default();
     let outdated = observed.redis_pods.iter().any(|pod| pods::is_outdated(pod, revision));
     outdated.then(|| "the Redis pod is being restarted with a new template".to_owned())
+}
+
+/// What the Deployment was told; before there is one, what the spec says.
+fn wanted_gateways(observed: &Observed) -> i32 {
+    let name = names(observed.resource).gateway();
+    let deployment = observed.live.get(&(Kind::Deployment, name));
+    deployment
+        .map_or(observed.resource.spec.gateway.replicas, |deployment| count_at(&deployment.data, "/spec/replicas"))
 }
 
 /// Whether the object's controller has seen its newest spec.
@@ -248,11 +256,6 @@ const MESSAGE_LENGTH_MAX: usize = 2_048;
 
 fn verdict(kind: &'static str, holds: bool, reason: &'static str, message: impl Into<String>) -> Verdict {
     Verdict { kind, holds, reason, message: message.into() }
-}
-
-/// The image that the spec resolves to; while the spec is invalid, the last one.
-fn image_in_use(chosen: Option<&String>, old: Option<&String>) -> String {
-    chosen.or(old).cloned().unwrap_or_default()
 }
 
 /// A live child's spec and status; null where it is missing.

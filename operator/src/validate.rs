@@ -122,7 +122,7 @@ pub fn named_secrets(spec: &CollabClusterSpec) -> Vec<(String, String)> {
 }
 
 /// The image in use stays until an explicit image or `upgrade.policy: Auto` moves it.
-fn chosen_images(resource: &CollabCluster, operators: &Images) -> Images {
+pub fn chosen_images(resource: &CollabCluster, operators: &Images) -> Images {
     let spec = &resource.spec;
     let status = resource.status.as_ref();
     let choose = |explicit: &Option<String>, in_use: Option<&String>, operators: &String| {

@@ -128,8 +128,8 @@ pub fn unknown_fields(resource: &Value) -> Vec<String> {
     let mut found = Vec::new();
     for (name, value) in resource.as_object().into_iter().flatten() {
         match SCHEMA["properties"].get(name) {
-            // The API server knows the fields of metadata, the schema does not.
-            Some(_) if name == "metadata" => {}
+            // The API server knows these by itself; the schema does not.
+            _ if matches!(name.as_str(), "apiVersion" | "kind" | "metadata") => {}
             Some(schema) => find_unknown(name, value, schema, &mut found),
             None => found.push(name.clone()),
         }

@@ -95,7 +95,7 @@ pub enum Durability {
 pub struct Storage {
     /// Size; grows only.
     #[schemars(extend("x-kubernetes-validations" = [
-        rule("type(self) == int ? int(self) >= 0 : isQuantity(string(self))", "must be a quantity: write 10Gi"),
+        rule("isQuantity(string(self))", "must be a quantity: write 10Gi"),
         rule_saying(
             "!isQuantity(string(self)) || !isQuantity(string(oldSelf)) || quantity(string(self)).compareTo(quantity(string(oldSelf))) >= 0",
             "can only grow",

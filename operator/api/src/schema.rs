@@ -111,7 +111,7 @@ impl JsonSchema for Quantity {
             "x-kubernetes-int-or-string": true,
             "maxLength": 32,
             "x-kubernetes-validations": [rule(
-                "type(self) == int ? int(self) >= 0 : isQuantity(string(self))",
+                "isQuantity(string(self))",
                 "must be a quantity: write 512Mi, 10Gi or 250m",
             )],
         })

@@ -145,9 +145,10 @@ pub(crate) async fn commit(
     parts: &Parts,
     document_id: &str,
     head: &Point,
+    floor: Version,
     batch: &[NewEntry],
 ) -> Result<CommitReply, Trouble> {
-    let committed = parts.store.commit(document_id, head, batch).await?;
+    let committed = parts.store.commit(document_id, head, floor, batch).await?;
     Ok(CommitReply {
         verdicts: committed.verdicts,
         tail: decode_entries(&committed.tail.entries)?,

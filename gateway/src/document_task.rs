@@ -111,6 +111,7 @@ enum Done {
 /// A batch that is being committed, as often as it takes.
 struct Sent {
     head: Point,
+    floor: Version,
     entries: Vec<NewEntry>,
     since: Instant,
 }
@@ -232,8 +233,9 @@ impl Task {
                 });
             }
             Command::Commit(batch) => {
-                let Batch { head, .. } = &batch;
-                let sent = Sent { head: head.clone(), entries: io::encode_batch(&batch), since: Instant::now() };
+                let entries = io::encode_batch(&batch);
+                let Batch { head, floor, .. } = batch;
+                let sent = Sent { head, floor, entries, since: Instant::now() };
                 self.committing = true;
                 self.commit(Arc::new(sent), 0);
             }
@@ -303,7 +305,7 @@ impl Task {
             if let Some(exponent) = repeats.checked_sub(1) {
                 tokio::time::sleep((REPEAT_MIN * 2u32.pow(exponent.min(8))).min(REPEAT_MAX)).await;
             }
-            let result = io::commit(&parts, &id, &batch.head, &batch.entries).await;
+            let result = io::commit(&parts, &id, &batch.head, batch.floor, &batch.entries).await;
             Done::Committed { batch, result, repeats }
         });
     }

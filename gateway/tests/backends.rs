@@ -79,6 +79,7 @@ scenarios! {
     a_missing_number_is_told_with_the_last_one
     a_client_belongs_to_the_user_who_used_it_first
     an_entry_below_the_window_is_refused_as_behind
+    the_floor_is_that_of_the_most_forgetful_pod
     the_window_is_bounded_in_bytes_but_keeps_the_last_entry
     a_batch_beyond_its_bounds_is_refused_as_a_whole
     a_tail_brings_what_others_committed
@@ -101,7 +102,7 @@ scenarios! {
 async fn a_batch_is_appended_with_a_chain_of_hashes(world: World) {
     let root = world.create("d").await;
     let committed =
-        world.store.commit("d", &root, &[entry("a", 1, 0, b"one"), entry("b", 1, 0, b"two")]).await.unwrap();
+        world.store.commit("d", &root, 0, &[entry("a", 1, 0, b"one"), entry("b", 1, 0, b"two")]).await.unwrap();
     assert_eq!(committed.verdicts, [Verdict::Ok(1), Verdict::Ok(2)]);
     let first = chained(&root, b"one");
     let second = chained(&first.at, b"two");
@@ -112,71 +113,84 @@ async fn a_batch_is_appended_with_a_chain_of_hashes(world: World) {
 
 async fn a_repeated_entry_gets_the_version_it_has(world: World) {
     let root = world.create("d").await;
-    world.store.commit("d", &root, &[entry("a", 1, 0, b"one"), entry("b", 1, 0, b"two")]).await.unwrap();
-    let again = world.other.commit("d", &root, &[entry("b", 1, 0, b"two, said otherwise")]).await.unwrap();
+    world.store.commit("d", &root, 0, &[entry("a", 1, 0, b"one"), entry("b", 1, 0, b"two")]).await.unwrap();
+    let again = world.other.commit("d", &root, 0, &[entry("b", 1, 0, b"two, said otherwise")]).await.unwrap();
     assert_eq!(again.verdicts, [Verdict::Dup(2)]);
     assert_eq!(again.tail.entries.len(), 2, "the answer brings what the pod did not know");
 }
 
 async fn a_missing_number_is_told_with_the_last_one(world: World) {
     let root = world.create("d").await;
-    let committed = world.store.commit("d", &root, &[entry("a", 2, 0, b"x")]).await.unwrap();
+    let committed = world.store.commit("d", &root, 0, &[entry("a", 2, 0, b"x")]).await.unwrap();
     assert_eq!((committed.verdicts, committed.tail.entries.len()), (vec![Verdict::Gap(0)], 0));
-    let committed = world.store.commit("d", &root, &[entry("a", 1, 0, b"x")]).await.unwrap();
+    let committed = world.store.commit("d", &root, 0, &[entry("a", 1, 0, b"x")]).await.unwrap();
     let head = &committed.tail.entries[0].at;
-    let committed = world.store.commit("d", head, &[entry("a", 3, 1, b"z"), entry("b", 1, 1, b"b")]).await.unwrap();
+    let committed = world.store.commit("d", head, 0, &[entry("a", 3, 1, b"z"), entry("b", 1, 1, b"b")]).await.unwrap();
     assert_eq!(committed.verdicts, [Verdict::Gap(1), Verdict::Ok(2)], "one entry's gap is no other's");
 }
 
 async fn a_client_belongs_to_the_user_who_used_it_first(world: World) {
     let root = world.create("d").await;
-    world.store.commit("d", &root, &[entry("a", 1, 0, b"x")]).await.unwrap();
+    world.store.commit("d", &root, 0, &[entry("a", 1, 0, b"x")]).await.unwrap();
     for seq in [1, 2] {
         let theirs = NewEntry { owner: "mallory".into(), ..entry("a", seq, 0, b"y") };
-        let committed = world.store.commit("d", &root, &[theirs]).await.unwrap();
+        let committed = world.store.commit("d", &root, 0, &[theirs]).await.unwrap();
         assert_eq!(committed.verdicts, [Verdict::Gap(1)], "seq {seq}");
     }
     // A name that the gateway numbers is another one, even if it reads the same.
     let numbered = NewEntry { identity: numbered("a", 1), owner: "mallory".into(), ..entry("a", 1, 0, b"z") };
-    assert_eq!(world.store.commit("d", &root, &[numbered]).await.unwrap().verdicts, [Verdict::Ok(2)]);
+    assert_eq!(world.store.commit("d", &root, 0, &[numbered]).await.unwrap().verdicts, [Verdict::Ok(2)]);
 }
 
 async fn an_entry_below_the_window_is_refused_as_behind(world: World) {
     let head = fill(&world.store, "d", world.create("d").await, 513, 10).await;
     assert_eq!(head.version, 513);
     let committed =
-        world.store.commit("d", &head, &[entry("late", 1, 0, b"x"), entry("just", 1, 1, b"y")]).await.unwrap();
+        world.store.commit("d", &head, 0, &[entry("late", 1, 0, b"x"), entry("just", 1, 1, b"y")]).await.unwrap();
     assert_eq!(committed.verdicts, [Verdict::Behind, Verdict::Ok(514)]);
-    let again = world.store.commit("d", &head, &[entry("filler", 513, 0, b"x")]).await.unwrap();
+    let again = world.store.commit("d", &head, 0, &[entry("filler", 513, 0, b"x")]).await.unwrap();
     assert_eq!(again.verdicts, [Verdict::Dup(513)], "what is in the log is never refused");
+}
+
+async fn the_floor_is_that_of_the_most_forgetful_pod(world: World) {
+    let head = fill(&world.store, "d", world.create("d").await, 10, 10).await;
+    let verdict = async |store: &Store, floor, client: &str, base| {
+        store.commit("d", &head, floor, &[entry(client, 1, base, b"x")]).await.unwrap().verdicts[0]
+    };
+    assert_eq!(verdict(&world.store, 0, "a", 4).await, Verdict::Ok(11));
+    assert_eq!(verdict(&world.store, 5, "b", 4).await, Verdict::Behind, "the floor holds for the call that raises it");
+    assert_eq!(verdict(&world.other, 0, "c", 4).await, Verdict::Behind, "and for other pods, whatever they keep");
+    assert_eq!(verdict(&world.other, 0, "d", 5).await, Verdict::Ok(12));
+    assert_eq!(verdict(&world.store, 99, "e", 10).await, Verdict::Behind);
+    assert_eq!(verdict(&world.store, 0, "f", 11).await, Verdict::Ok(13), "the last entry always belongs to the window");
 }
 
 async fn the_window_is_bounded_in_bytes_but_keeps_the_last_entry(world: World) {
     let head = fill(&world.store, "d", world.create("d").await, 4, 300 << 10).await;
     let verdict = async |client: &str, base| {
-        let committed = world.store.commit("d", &head, &[entry(client, 1, base, b"x")]).await.unwrap();
+        let committed = world.store.commit("d", &head, 0, &[entry(client, 1, base, b"x")]).await.unwrap();
         committed.verdicts[0]
     };
     assert_eq!(verdict("a", 0).await, Verdict::Behind);
     assert_eq!(verdict("b", 1).await, Verdict::Ok(5));
     let head = fill(&world.store, "e", world.create("e").await, 2, 2 << 20).await;
-    let committed = world.store.commit("e", &head, &[entry("a", 1, 1, b"x")]).await.unwrap();
+    let committed = world.store.commit("e", &head, 0, &[entry("a", 1, 1, b"x")]).await.unwrap();
     assert_eq!(committed.verdicts, [Verdict::Ok(3)], "an entry may miss the last one, whatever its size");
-    assert_eq!(world.store.commit("e", &head, &[entry("b", 1, 0, b"x")]).await.unwrap().verdicts, [Verdict::Behind]);
+    assert_eq!(world.store.commit("e", &head, 0, &[entry("b", 1, 0, b"x")]).await.unwrap().verdicts, [Verdict::Behind]);
 }
 
 async fn a_batch_beyond_its_bounds_is_refused_as_a_whole(world: World) {
     let root = world.create("d").await;
     let batch: Vec<_> = (0..257).map(|n| entry(&format!("c{n}"), 1, 0, b"x")).collect();
-    assert!(matches!(world.store.commit("d", &root, &batch).await, Err(StoreError::OutOfBounds(_))));
-    let committed = world.store.commit("d", &root, &batch[..256]).await.unwrap();
+    assert!(matches!(world.store.commit("d", &root, 0, &batch).await, Err(StoreError::OutOfBounds(_))));
+    let committed = world.store.commit("d", &root, 0, &batch[..256]).await.unwrap();
     assert_eq!(committed.verdicts.len(), 256);
 }
 
 async fn a_tail_brings_what_others_committed(world: World) {
     let root = world.create("d").await;
-    world.other.commit("d", &root, &[entry("b", 1, 0, b"theirs")]).await.unwrap();
-    let committed = world.store.commit("d", &root, &[entry("a", 1, 0, b"mine")]).await.unwrap();
+    world.other.commit("d", &root, 0, &[entry("b", 1, 0, b"theirs")]).await.unwrap();
+    let committed = world.store.commit("d", &root, 0, &[entry("a", 1, 0, b"mine")]).await.unwrap();
     assert_eq!(committed.verdicts, [Verdict::Ok(2)]);
     let bytes: Vec<_> = committed.tail.entries.iter().map(|entry| &entry.bytes[..]).collect();
     assert_eq!(bytes, [&b"theirs"[..], b"mine"]);
@@ -196,7 +210,7 @@ async fn a_long_tail_comes_in_parts(world: World) {
     assert_eq!(rest.entries[87].at, head);
     let opened = world.store.open("d").await.unwrap().unwrap();
     assert_eq!((opened.tail, opened.head), (first, head));
-    let committed = world.store.commit("d", &root, &[entry("a", 1, 599, b"x")]).await.unwrap();
+    let committed = world.store.commit("d", &root, 0, &[entry("a", 1, 599, b"x")]).await.unwrap();
     assert_eq!(committed.verdicts, [Verdict::Ok(601)]);
     assert_eq!((committed.tail.entries.len(), committed.tail.more), (512, true), "the own entry is beyond the answer");
 }
@@ -218,11 +232,11 @@ async fn a_head_of_another_history_is_told_and_nothing_is_done(world: World) {
         Point { version: 0, hash: "0000000000a".into() },
     ];
     for point in &wrong {
-        let committed = world.store.commit("d", point, &[entry("a", 1, 1, b"x")]).await.unwrap();
+        let committed = world.store.commit("d", point, 0, &[entry("a", 1, 1, b"x")]).await.unwrap();
         assert!(committed.tail.forked && committed.verdicts.is_empty(), "{point:?}");
         assert!(world.store.tail("d", point).await.unwrap().forked, "{point:?}");
     }
-    assert!(world.store.commit("never", &head, &[entry("a", 1, 1, b"x")]).await.unwrap().tail.forked);
+    assert!(world.store.commit("never", &head, 0, &[entry("a", 1, 1, b"x")]).await.unwrap().tail.forked);
     assert_eq!(world.store.open("d").await.unwrap().unwrap().head, head);
 }
 
@@ -272,7 +286,7 @@ async fn a_snapshot_is_stored_in_pieces_and_only_a_newer_one_replaces_it(world: 
 async fn rows_of_clients_are_looked_up_with_the_tail(world: World) {
     let root = world.create("d").await;
     let owned = |client, owner: &str| NewEntry { owner: owner.into(), ..entry(client, 1, 0, b"x") };
-    world.store.commit("d", &root, &[owned("a", "user with spaces"), owned("b", "u2")]).await.unwrap();
+    world.store.commit("d", &root, 0, &[owned("a", "user with spaces"), owned("b", "u2")]).await.unwrap();
     let clients = ["a".into(), "unknown".into(), "b".into()];
     let found = world.other.lookup("d", &clients, &root).await.unwrap();
     let rows: Vec<_> = found.rows.iter().map(|row| (&*row.client_id, &*row.owner, row.last_seq, row.version)).collect();
@@ -286,14 +300,14 @@ async fn clients_that_the_gateway_numbers_are_bounded_and_do_not_crowd_out_other
         let batch: Vec<_> = (0..250)
             .map(|n| NewEntry { identity: numbered(&format!("c{part}-{n}"), 1), ..entry("", 1, head.version, b"x") })
             .collect();
-        let committed = world.store.commit("d", &head, &batch).await.unwrap();
+        let committed = world.store.commit("d", &head, 0, &batch).await.unwrap();
         assert!(committed.verdicts.iter().all(|verdict| matches!(verdict, Verdict::Ok(_))));
         head = committed.tail.entries.last().unwrap().at.clone();
     }
     let one_more = NewEntry { identity: numbered("more", 1), ..entry("", 1, head.version, b"x") };
     let known = NewEntry { identity: numbered("c0-0", 2), ..entry("", 2, head.version, b"x") };
     let committed =
-        world.store.commit("d", &head, &[one_more, known, entry("a", 1, head.version, b"x")]).await.unwrap();
+        world.store.commit("d", &head, 0, &[one_more, known, entry("a", 1, head.version, b"x")]).await.unwrap();
     assert_eq!(committed.verdicts, [Verdict::Overloaded, Verdict::Ok(1001), Verdict::Ok(1002)]);
 }
 
@@ -344,7 +358,8 @@ async fn roles_and_users_are_those_of_the_application(world: World) {
 async fn a_commit_is_told_on_the_channel(world: World) {
     let root = world.create("d").await;
     let mut hearing = world.other_bus.subscribe(&document_channel("d")).await.unwrap();
-    let committed = world.store.commit("d", &root, &[entry("a", 1, 0, b"one"), entry("b", 1, 0, b"")]).await.unwrap();
+    let committed =
+        world.store.commit("d", &root, 0, &[entry("a", 1, 0, b"one"), entry("b", 1, 0, b"")]).await.unwrap();
     match notice(hearing.next().await) {
         Notice::Entries { entries, at_ms } => {
             assert_eq!(entries, committed.tail.entries);
@@ -354,8 +369,8 @@ async fn a_commit_is_told_on_the_channel(world: World) {
         other => panic!("{other:?}"),
     }
     let head = &committed.tail.entries[1].at;
-    world.store.commit("d", head, &[entry("a", 1, 2, b"one")]).await.unwrap();
-    world.store.commit("d", head, &[entry("a", 2, 2, &[b'x'; 40 << 10])]).await.unwrap();
+    world.store.commit("d", head, 0, &[entry("a", 1, 2, b"one")]).await.unwrap();
+    world.store.commit("d", head, 0, &[entry("a", 2, 2, &[b'x'; 40 << 10])]).await.unwrap();
     assert_eq!(notice(hearing.next().await), Notice::Version(3), "a repetition is not told, a large entry not sent");
     world.bus.publish(&document_channel("d"), Notice::Version(9).encode());
     assert_eq!(notice(hearing.next().await), Notice::Version(9));
@@ -433,9 +448,11 @@ async fn both_stores_answer_random_calls_alike() {
             let owner = if random.random_ratio(1, 30) { "mallory" } else { "owner" };
             batch.push(NewEntry { identity, owner: owner.into(), base, bytes: vec![b'x'; length].into() });
         }
+        let floor =
+            if random.random_ratio(1, 10) { head.version.saturating_sub(random.random_range(0..10)) } else { 0 };
         let answers: [Committed; 2] = [
-            memory.store.commit("d", &head, &batch).await.unwrap(),
-            server.store.commit("d", &head, &batch).await.unwrap(),
+            memory.store.commit("d", &head, floor, &batch).await.unwrap(),
+            server.store.commit("d", &head, floor, &batch).await.unwrap(),
         ];
         assert_eq!(answers[0], answers[1], "commit at step {step}, latest {latest:?}, head {head:?}");
         for (entry, verdict) in batch.iter().zip(&answers[0].verdicts) {
@@ -497,7 +514,7 @@ async fn fill(store: &Store, document: &str, mut head: Point, count: u64, bytes:
     for _ in 0..count {
         let seq = head.version + 1;
         let new = entry("filler", seq, head.version, &vec![b'x'; bytes]);
-        let committed = store.commit(document, &head, &[new]).await.unwrap();
+        let committed = store.commit(document, &head, 0, &[new]).await.unwrap();
         assert_eq!(committed.verdicts, [Verdict::Ok(seq)]);
         head = committed.tail.entries[0].at.clone();
     }

@@ -46,7 +46,7 @@ scenarios! {
 async fn a_fenced_server_changes_nothing(server: Server) {
     let (store, mut client) = (store(&server), server.client().await);
     let root = create(&store, "d").await;
-    let commit = async |seq| store.commit("d", &root, &[entry("a", seq, 0)]).await;
+    let commit = async |seq| store.commit("d", &root, 0, &[entry("a", seq, 0)]).await;
     let (soon, just_now) = (after(&mut client, 60_000).await, after(&mut client, -1).await);
     set(&mut client, &["HSET", "collab:fence", "epoch", "4", "until", &soon]).await;
     assert_eq!(commit(1).await.unwrap().verdicts, [Verdict::Ok(1)]);
@@ -66,7 +66,7 @@ async fn every_change_moves_the_position(server: Server) {
     let head = commit_one(&store, "d", &root, 1).await;
     store.save("d", &head, &Bytes::from_static(b"s")).await.unwrap();
     assert_eq!(text(&mut client, &["GET", "collab:position"]).await, "3");
-    store.commit("d", &root, &[entry("filler", 1, 0)]).await.unwrap();
+    store.commit("d", &root, 0, &[entry("filler", 1, 0)]).await.unwrap();
     store.save("d", &head, &Bytes::from_static(b"s")).await.unwrap();
     assert_eq!(text(&mut client, &["GET", "collab:position"]).await, "3", "what changes nothing moves nothing");
 }
@@ -168,7 +168,7 @@ async fn old_numbered_rows_make_room_for_new_ones(server: Server) {
     // A scan of the hash may take several calls until it has met every old row.
     eventually("ten old rows made room", async || {
         let batch: Vec<_> = (0..11).map(numbered).collect();
-        let verdicts = store.commit("d", &root, &batch).await.unwrap().verdicts;
+        let verdicts = store.commit("d", &root, 0, &batch).await.unwrap().verdicts;
         verdicts.iter().filter(|verdict| matches!(verdict, Verdict::Ok(_) | Verdict::Dup(_))).count() == 10
     })
     .await;
@@ -212,13 +212,13 @@ async fn commits_go_on_after_kill_9_and_nothing_is_lost_or_doubled(mut server: S
         // One call is in flight while the server dies: nobody knows its fate.
         let seq = head.version + 1;
         let batch = [entry("filler", seq, head.version)];
-        let (in_flight, ()) = tokio::join!(store.commit("d", &head, &batch), async { server.kill() });
+        let (in_flight, ()) = tokio::join!(store.commit("d", &head, 0, &batch), async { server.kill() });
         assert!(in_flight.is_err() || in_flight.unwrap().verdicts == [Verdict::Ok(seq)]);
-        assert!(matches!(store.commit("d", &head, &batch).await, Err(StoreError::Unavailable(_))));
+        assert!(matches!(store.commit("d", &head, 0, &batch).await, Err(StoreError::Unavailable(_))));
         server.start_again().await;
         let mut answer = None;
         eventually("the repeated call is answered", async || {
-            answer = store.commit("d", &head, &batch).await.ok();
+            answer = store.commit("d", &head, 0, &batch).await.ok();
             answer.is_some()
         })
         .await;
@@ -289,7 +289,7 @@ fn entry(client: &str, seq: u64, base: u64) -> NewEntry {
 }
 
 async fn commit_one(store: &Store, document: &str, head: &Point, seq: u64) -> Point {
-    let committed = store.commit(document, head, &[entry("filler", seq, head.version)]).await.unwrap();
+    let committed = store.commit(document, head, 0, &[entry("filler", seq, head.version)]).await.unwrap();
     assert_eq!(committed.verdicts, [Verdict::Ok(head.version + 1)]);
     committed.tail.entries[0].at.clone()
 }

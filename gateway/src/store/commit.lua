@@ -1,8 +1,8 @@
 -- Appends a batch of entries to a document's log: the sequencer. Runs after common.lua.
 --
 -- In:  KEYS  meta, log, clients, and outside Cluster mode fence, position
---      ARGV  channel, head version, head hash, number of entries, then for each: identity, seq, "1" if a gateway
---            numbers it, owner, base, entry
+--      ARGV  channel, head version, head hash, the pod's floor (below which it can carry no entry any more), number of
+--            entries, then for each: identity, seq, "1" if a gateway numbers it, owner, base, entry
 -- Out: {forked, more, verdicts, tail}. Forked (1): the head is no point of this log, nothing was done. A verdict is a
 --      letter and a number: o = appended as, d = was there already as, g = a number is missing after, b = base below
 --      the window, f = the table of clients is full. Tail: what the log has after the head, the batch included.
@@ -25,7 +25,7 @@ local MARK_EVERY_MS = 60000
 local KEEP_MS = 600000
 
 local meta_key, log_key, clients_key = KEYS[1], KEYS[2], KEYS[3]
-local channel, head, head_hash, count = ARGV[1], tonumber(ARGV[2]), ARGV[3], tonumber(ARGV[4])
+local channel, head, head_hash, pod_floor, count = ARGV[1], tonumber(ARGV[2]), ARGV[3], tonumber(ARGV[4]), tonumber(ARGV[5])
 
 if count > BATCH_ENTRIES_MAX then return {err = 'BOUNDS a batch has at most ' .. BATCH_ENTRIES_MAX .. ' entries'} end
 local now = now_ms()
@@ -51,15 +51,20 @@ local function has_room(numbered)
   return redis.call('HLEN', clients_key) < CLIENTS_MAX
 end
 
+local function raise_floor()
+  meta.floor = meta.floor + 1
+  local id = int(meta.floor) .. '-0'
+  local left = redis.call('XRANGE', log_key, id, id)[1]
+  meta.bytes = meta.bytes - (left and #left[2][2] or 0)
+end
+
 local function append(entry)
   meta.v = meta.v + 1
   meta.hash = string.sub(redis.sha1hex(meta.hash .. entry), 1, 11)
   redis.call('XADD', log_key, int(meta.v) .. '-0', 'e', entry, 'h', meta.hash)
   meta.bytes = meta.bytes + #entry
   while meta.v - meta.floor > WINDOW_ENTRIES_MAX or (meta.bytes > WINDOW_BYTES_MAX and meta.v - meta.floor > 1) do
-    meta.floor = meta.floor + 1
-    local id = int(meta.floor) .. '-0'
-    meta.bytes = meta.bytes - #redis.call('XRANGE', log_key, id, id)[1][2][2]
+    raise_floor()
   end
 end
 
@@ -88,10 +93,12 @@ local function commit(identity, seq, numbered, owner, base, entry)
   return 'o' .. int(meta.v)
 end
 
-local before = meta.v
+local before, floor_before = meta.v, meta.floor
+-- No pod may be asked to carry an entry further back than it can: the floor is that of the most forgetful.
+while meta.floor < math.min(pod_floor, meta.v - 1) do raise_floor() end
 local verdicts = {}
 for i = 1, count do
-  local at = 4 + (i - 1) * 6
+  local at = 5 + (i - 1) * 6
   local numbered = ARGV[at + 3] == '1'
   verdicts[i] = commit(ARGV[at + 1], tonumber(ARGV[at + 2]), numbered, ARGV[at + 4], tonumber(ARGV[at + 5]), ARGV[at + 6])
 end
@@ -117,6 +124,8 @@ if meta.v > before then
   else
     redis.call('PUBLISH', channel, 'V' .. int(meta.v))
   end
+elseif meta.floor > floor_before then
+  redis.call('HSET', meta_key, 'floor', int(meta.floor), 'bytes', int(meta.bytes))
 end
 
 local tail, more = tail_of(log_key, head)

@@ -48,9 +48,9 @@ end
 local function hash_at(meta, log_key, version)
   if version == meta.v then return meta.hash end
   if version == meta.snapshot then return meta.snapshot_hash end
-  if version == 0 then return meta.root end
-  local id = int(version) .. '-0'
+  local id = int(math.max(version, 1)) .. '-0'
   local found = redis.call('XRANGE', log_key, id, id)[1]
+  if version == 0 then return found and meta.root end
   return found and found[2][4]
 end
 

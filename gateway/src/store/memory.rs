@@ -50,6 +50,7 @@ struct Inner {
 
 #[derive(Debug)]
 struct Stored {
+    root: Point,
     head: Point,
     floor: Version,
     window_bytes: usize,
@@ -105,7 +106,13 @@ impl MemoryStore {
         }))
     }
 
-    pub(super) fn commit(&self, document: &str, head: &Point, batch: &[NewEntry]) -> Result<Committed, StoreError> {
+    pub(super) fn commit(
+        &self,
+        document: &str,
+        head: &Point,
+        floor: Version,
+        batch: &[NewEntry],
+    ) -> Result<Committed, StoreError> {
         if batch.len() > BATCH_ENTRIES_MAX {
             return Err(StoreError::OutOfBounds(format!("a batch has at most {BATCH_ENTRIES_MAX} entries")));
         }
@@ -116,6 +123,10 @@ impl MemoryStore {
         };
         let before = stored.head.version;
         let now = SystemTime::now();
+        // No pod may be asked to carry an entry further back than it can.
+        while stored.floor < floor.min(before.saturating_sub(1)) {
+            stored.raise_floor();
+        }
         let verdicts = batch.iter().map(|entry| stored.commit(entry, now)).collect();
         let tail = stored.tail(head.version);
         if stored.head.version > before {
@@ -212,6 +223,7 @@ impl Stored {
     fn new(creation: &Creation) -> Self {
         let root = Point { version: 0, hash: Arc::clone(&creation.root) };
         Self {
+            root: root.clone(),
             head: root.clone(),
             floor: 0,
             window_bytes: 0,
@@ -227,6 +239,9 @@ impl Stored {
     fn has(&self, point: &Point) -> bool {
         if *point == self.head || *point == self.snapshot_at {
             return true;
+        }
+        if *point == self.root {
+            return self.index(1).is_some();
         }
         self.index(point.version).is_some_and(|index| self.log[index].0.at == *point)
     }
@@ -300,11 +315,15 @@ impl Stored {
         while version - self.floor > WINDOW_ENTRIES_MAX
             || (self.window_bytes > WINDOW_BYTES_MAX && version - self.floor > 1)
         {
-            self.floor += 1;
-            let left = self.index(self.floor).map_or(0, |index| self.log[index].0.bytes.len());
-            self.window_bytes = self.window_bytes.saturating_sub(left);
+            self.raise_floor();
         }
         version
+    }
+
+    fn raise_floor(&mut self) {
+        self.floor += 1;
+        let left = self.index(self.floor).map_or(0, |index| self.log[index].0.bytes.len());
+        self.window_bytes = self.window_bytes.saturating_sub(left);
     }
 
     /// Lets go of entries that are older than the window, the snapshot and ten minutes. The entry *at* the end of what

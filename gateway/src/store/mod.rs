@@ -183,9 +183,15 @@ impl Store {
     }
 
     /// Appends what is new of a batch: at most [`BATCH_ENTRIES_MAX`] entries, one of each identity, all based at or
-    /// below `head`.
-    pub async fn commit(&self, document: &str, head: &Point, batch: &[NewEntry]) -> Result<Committed, StoreError> {
-        either!(self, store => store.commit(document, head, batch))
+    /// below `head`. From now on entries based below `floor` are refused, by whomever.
+    pub async fn commit(
+        &self,
+        document: &str,
+        head: &Point,
+        floor: Version,
+        batch: &[NewEntry],
+    ) -> Result<Committed, StoreError> {
+        either!(self, store => store.commit(document, head, floor, batch))
     }
 
     /// The log after a point.

@@ -125,12 +125,15 @@ impl RedisStore {
         &self,
         document: &str,
         head: &Point,
+        floor: Version,
         batch: &[NewEntry],
     ) -> Result<Committed, StoreError> {
-        let mut texts = Vec::with_capacity(4 + 4 * batch.len());
+        const BEFORE_ENTRIES: usize = 5;
+        let mut texts = Vec::with_capacity(BEFORE_ENTRIES + 4 * batch.len());
         texts.push(channel(document));
         texts.push(head.version.to_string());
         texts.push(head.hash.to_string());
+        texts.push(floor.to_string());
         texts.push(batch.len().to_string());
         for entry in batch {
             texts.push(rules::row_name(&entry.identity));
@@ -138,8 +141,8 @@ impl RedisStore {
             texts.push(u8::from(entry.identity.by_gateway).to_string());
             texts.push(entry.base.to_string());
         }
-        let mut arguments: Vec<&[u8]> = texts[..4].iter().map(String::as_bytes).collect();
-        for (entry, texts) in batch.iter().zip(texts[4..].chunks(4)) {
+        let mut arguments: Vec<&[u8]> = texts[..BEFORE_ENTRIES].iter().map(String::as_bytes).collect();
+        for (entry, texts) in batch.iter().zip(texts[BEFORE_ENTRIES..].chunks(4)) {
             arguments.extend(texts[..3].iter().map(String::as_bytes));
             arguments.extend([entry.owner.as_bytes(), texts[3].as_bytes(), &entry.bytes]);
         }

@@ -150,7 +150,7 @@ async function open(name, viewport = { width: 1280, height: 800 }) {
 
 /** Pane B has found another pod, or there is none. */
 async function spread(page) {
-  await page.waitForFunction(() => ['good', 'plain'].includes(document.querySelector('#link').dataset.kind), null, { timeout: 60_000 })
+  await page.waitForFunction(() => ['good', 'plain'].includes(document.querySelector('#link').dataset.kind), null, { timeout: 30_000 })
 }
 
 async function joined(pane) {

@@ -48,7 +48,7 @@ const hasFailures = reconnectPercent > 0 || flags['with-failures']
 const limit = Number(flags.limit) || (isTrace ? 0 : 600)
 
 const children = [0, 1].map(() => fork(new URL('./lib/writer.mjs', import.meta.url)))
-const deadline = setTimeout(() => end({ ok: false, problems: ['timeout'] }), Number(flags['timeout-seconds']) * 1000)
+const deadline = setTimeout(giveUp, Number(flags['timeout-seconds']) * 1000)
 try {
   await main()
 } catch (error) {
@@ -174,6 +174,12 @@ function watch(child, writer) {
 
 function textOf(ops) {
   return new Delta(ops).map((op) => (typeof op.insert === 'string' ? op.insert : '\uFFFC')).join('')
+}
+
+/** Says where the writers stand, and ends. */
+function giveUp() {
+  for (const child of children) child.send({ status: true })
+  setTimeout(() => end({ ok: false, problems: ['timeout'] }), 1000)
 }
 
 function say(message) {

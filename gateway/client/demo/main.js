@@ -20,6 +20,5 @@ const [a, b] = panes
 a.onSeen = (entry, at) => b.seenElsewhere(entry, at)
 b.onSeen = (entry, at) => a.seenElsewhere(entry, at)
 
-const spread = new PodSpread(a.socket, b.socket, document.querySelector('#link'))
-for (const pane of panes) pane.onPod = () => spread.check()
+new PodSpread(a.socket, b.socket, document.querySelector('#link'))
 for (const pane of panes) pane.connect()

@@ -1,5 +1,5 @@
 // One pane: an editor, its user, its connection, and the row that tells how far the edits have come.
-// In: a document's name and a place on the page. Out: `socket`, and calls of `onPod` and `onSeen`.
+// In: a document's name and a place on the page. Out: `socket`, and calls of `onSeen`.
 
 import { EditorSocket } from '../socket/index.js'
 import { DemoUser } from './demo_user.js'
@@ -14,7 +14,6 @@ const PEOPLE_SHOWN_MAX = 5
 const PROBLEM_MS = 6000
 
 export class Pane {
-  onPod = () => {}
   onSeen = () => {}
 
   #typed = new Map() // seq → time
@@ -53,10 +52,7 @@ export class Pane {
   #listen() {
     const { socket, view } = this
     socket.on('state', (state) => this.#showState(state))
-    socket.on('pod', (name) => {
-      view.querySelector('.pod span').textContent = name
-      this.onPod(name)
-    })
+    socket.on('pod', (name) => (view.querySelector('.pod span').textContent = name))
     socket.on('people', (people) => this.#showPeople(people))
     socket.on('committed', ({ ms }) => this.#showTime('committed', ms))
     socket.on('saved', ({ ms }) => this.#showTime('saved', ms))

@@ -9,17 +9,21 @@ export class PodSpread {
   #tries = 0
   #timer = null
 
+  /**
+   * @param {import('../socket/index.js').EditorSocket} a
+   * @param {import('../socket/index.js').EditorSocket} b
+   * @param {HTMLElement} line
+   */
   constructor(a, b, line) {
-    this.a = a
     this.b = b
     this.line = line
     this.pods = { a: null, b: null }
-    a.on('pod', (name) => (this.pods.a = name))
-    b.on('pod', (name) => (this.pods.b = name))
+    a.on('pod', (name) => this.#arrived('a', name))
+    b.on('pod', (name) => this.#arrived('b', name))
   }
 
-  /** Called whenever a pane came to a pod. */
-  check() {
+  #arrived(pane, pod) {
+    this.pods[pane] = pod
     const { a, b } = this.pods
     if (!a || !b) return
     if (a !== b) {

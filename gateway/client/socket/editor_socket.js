@@ -287,7 +287,8 @@ export class EditorSocket {
     // A position beside text that is not sent yet means nothing to others; the next change sends it again.
     if (!document.live || document.counts.editing > 0) return
     const said = JSON.stringify([document.version, position])
-    if (said === this.#cursor.sent) return
+    const isNothing = position === null && this.#cursor.sent === undefined
+    if (isNothing || said === this.#cursor.sent) return
     this.#cursor.sent = said
     this.socket.emit('cursor-position', { documentId: document.documentId, version: document.version, position })
   }

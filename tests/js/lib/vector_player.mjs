@@ -2,6 +2,7 @@
 // format), gateways. Out: nothing, or an error that names the step.
 
 import assert from 'node:assert/strict'
+import { readdirSync, readFileSync } from 'node:fs'
 
 import { io } from 'socket.io-client'
 
@@ -127,10 +128,12 @@ class Player {
     for (const [as, field] of Object.entries(fields ?? {})) this.#saved[as] = payload[field]
   }
 
-  pause(pod, isPaused) {
-    process.kill(this.gateways.pids[pod], isPaused ? 'SIGSTOP' : 'SIGCONT')
+  async pause(pod, isPaused) {
+    const pid = this.gateways.pids[pod]
+    process.kill(pid, isPaused ? 'SIGSTOP' : 'SIGCONT')
     if (isPaused) this.#paused.add(pod)
     else this.#paused.delete(pod)
+    while (isPaused && !isStopped(pid)) await new Promise((resolve) => setTimeout(resolve, 1))
   }
 
   #filled(value) {
@@ -222,6 +225,12 @@ const STEPS = {
 async function roundTrip(player, name) {
   const cursor = { documentId: player.documentId, position: null }
   await within(player.emit(name, 'cursor-position', cursor), 'a round trip')
+}
+
+/** A signal is on its way for a while: every thread has to stop. */
+function isStopped(pid) {
+  const threads = readdirSync(`/proc/${pid}/task`)
+  return threads.every((id) => readFileSync(`/proc/${pid}/task/${id}/stat`, 'utf8').split(') ')[1].startsWith('T'))
 }
 
 function assertHas(actual, expected, path = '') {

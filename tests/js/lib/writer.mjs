@@ -1,6 +1,6 @@
 // One writer as a process of its own: a stock socket.io-client and the client core replay one side of a plan.
-// In (IPC): {start: options}, then {finish: version}. Out (IPC): {event: 'progress' | 'disconnected' | 'joined' |
-// 'typed' | 'end' | 'failed', …}.
+// In (IPC): {start: options}, then {finish: version}, at any time {status: true}. Out (IPC): {event: 'progress' |
+// 'disconnected' | 'joined' | 'typed' | 'end' | 'failed' | 'status', …}.
 //
 // Strict: entries are held back until the writer knows exactly what the transaction's author knew, and each
 // transaction waits until all before it in file order are in the log. Otherwise the editor learns everything at once,
@@ -15,6 +15,9 @@ import { signToken } from './tokens.mjs'
 /** A writer pauses here: beyond the protocol's window of 256 edits would be composed and their tokens could cancel. */
 const UNCONFIRMED_MAX = 200
 const PROGRESS_EVERY = 50
+const LOG_MAX = 40
+/** Stands for a transaction whose letters the other has deleted already, so that each transaction is one entry. */
+const NO_CHANGE = new Delta().retain(1, { void: null })
 /** Ungated writers let the event loop breathe after so many edits. */
 const BURST = 8
 
@@ -26,6 +29,7 @@ class Writer {
   #caret = 0 // same-place: where the next letter goes
   #wake = () => {}
   #reconnects = 0
+  #log = [] // what was said on the wire lately, for `status`
 
   constructor(options) {
     this.options = options
@@ -50,7 +54,8 @@ class Writer {
     for (const [i, step] of steps.entries()) {
       await this.#ready(step, i)
       const change = step.patches ? this.#changeOf(step) : this.#letter(step, i)
-      this.editor.edit(this.#human.make(change))
+      const edit = this.#human.make(change)
+      this.editor.edit(edit.ops.length > 0 ? edit : NO_CHANGE)
       if ((i + 1) % PROGRESS_EVERY === 0 || i + 1 === steps.length) this.#progress(i + 1, steps.length)
       if (this.random(10_000) < options.reconnectPercent * 100) this.editor.dropTransport()
     }
@@ -68,12 +73,21 @@ class Writer {
     this.editor.close()
   }
 
+  /** Where it stands, for whoever wonders why it does not end. */
+  status() {
+    const { document, state } = this.editor
+    const { version, session, confirmedSeq } = document
+    say({ event: 'status', ...state, version, session, confirmedSeq, unconfirmed: document.unconfirmed.length, log: this.#log })
+  }
+
   get others() {
     return this.editor.document.version - this.editor.document.confirmedSeq
   }
 
   #listen() {
     const { editor } = this
+    editor.socket.onAny((event, payload) => this.#note('<', event, payload))
+    editor.socket.onAnyOutgoing((event, payload) => this.#note('>', event, payload))
     editor.on('change', (change) => {
       this.#human.shown(change, this.others)
       this.#caret = change.transformPosition(this.#caret, true) // editors keep the caret behind one's own letters
@@ -150,6 +164,11 @@ class Writer {
     return this.options.tokens ? { token: `${this.options.writer}-${number}` } : undefined
   }
 
+  #note(direction, event, { version, session, seq, lastSeq, code } = {}) {
+    this.#log.push(`${direction}${event} ${JSON.stringify({ version, session, seq, lastSeq, code })}`)
+    if (this.#log.length > LOG_MAX) this.#log.shift()
+  }
+
   #progress(done, of) {
     say({ event: 'progress', done, of, version: this.editor.document.version, unconfirmed: this.editor.document.unconfirmed.length })
   }
@@ -184,6 +203,7 @@ function fail(reason) {
 
 let writer
 process.on('message', (message) => {
+  if (message.status) return writer?.status()
   const done = message.start ? (writer = new Writer(message.start)).run() : writer.finish(message.finish)
   done.catch((error) => fail(error.stack))
 })

@@ -11,8 +11,9 @@ use crate::{
     utf16_length,
 };
 
-/// One component of a [`Delta`]. Lengths are UTF-16 code units and never zero.
+/// One component of a [`Delta`]. Lengths are UTF-16 code units and never zero; empty attributes are absent.
 #[derive(Debug, Clone, PartialEq)]
+#[allow(missing_docs, reason = "the fields are said by their names")]
 pub enum Op {
     /// Text, never empty.
     Insert { text: String, attributes: Option<Box<Attributes>> },

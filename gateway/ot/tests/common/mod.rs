@@ -9,22 +9,22 @@ use rand::{Rng, SeedableRng, rngs::StdRng};
 use serde_json::json;
 
 /// The seed of this run: `OT_SEED`, or a fixed one; printed so that a failure can be repeated.
-pub fn seed() -> u64 {
+pub(crate) fn seed() -> u64 {
     let seed = std::env::var("OT_SEED").ok().and_then(|seed| seed.parse().ok()).unwrap_or(20_260_901);
     println!("OT_SEED={seed}");
     seed
 }
 
-pub fn random(seed: u64) -> StdRng {
+pub(crate) fn random(seed: u64) -> StdRng {
     StdRng::seed_from_u64(seed)
 }
 
-pub fn text(random: &mut StdRng, most: usize) -> String {
+pub(crate) fn text(random: &mut StdRng, most: usize) -> String {
     let alphabet = ['a', 'b', 'é', '用', '😀', '\n'];
     (0..random.random_range(1..=most)).map(|_| alphabet[random.random_range(0..alphabet.len())]).collect()
 }
 
-pub fn attributes(random: &mut StdRng, with_null: bool) -> Option<Attributes> {
+pub(crate) fn attributes(random: &mut StdRng, with_null: bool) -> Option<Attributes> {
     if random.random_bool(0.5) {
         return None;
     }
@@ -52,12 +52,12 @@ fn push_insert(random: &mut StdRng, delta: Delta) -> Delta {
     }
 }
 
-pub fn document(random: &mut StdRng, most: usize) -> Delta {
+pub(crate) fn document(random: &mut StdRng, most: usize) -> Delta {
     (0..random.random_range(0..=most)).fold(Delta::new(), |delta, _| push_insert(random, delta))
 }
 
 /// A change that fits the document.
-pub fn change(random: &mut StdRng, document: &Delta) -> Delta {
+pub(crate) fn change(random: &mut StdRng, document: &Delta) -> Delta {
     let places = places(document);
     let mut delta = Delta::new();
     let mut at = 0;
@@ -80,7 +80,7 @@ pub fn change(random: &mut StdRng, document: &Delta) -> Delta {
 }
 
 /// The places between whole characters, both ends included.
-pub fn places(document: &Delta) -> Vec<usize> {
+pub(crate) fn places(document: &Delta) -> Vec<usize> {
     let mut at = 0;
     let mut out = vec![0];
     for op in document.ops() {
@@ -91,8 +91,8 @@ pub fn places(document: &Delta) -> Vec<usize> {
                     out.push(at);
                 }
             }
-            other => {
-                at += other.length();
+            Op::Embed { .. } | Op::Retain { .. } | Op::Delete { .. } => {
+                at += op.length();
                 out.push(at);
             }
         }

@@ -81,6 +81,11 @@ impl Server {
         &self.pod
     }
 
+    /// The same, to keep.
+    pub fn shared_pod(&self) -> Arc<Pod> {
+        self.pod.clone()
+    }
+
     /// From now on upgrades are refused with 503.
     pub fn drain(&self) {
         self.draining.store(true, Ordering::Release);
@@ -161,7 +166,10 @@ impl Server {
         self.tasks.spawn(async move {
             let Ok(Ok(upgraded)) = tokio::time::timeout(UPGRADE_TIMEOUT, upgrade).await else { return };
             let Ok(parts) = upgraded.downcast::<TokioIo<TcpStream>>() else { return };
-            connection::run(pod, seat, parts.io.into_inner(), &parts.read_buf).await;
+            // A copy, nearly always of nothing: the slice would keep all of hyper's buffer as long as the connection.
+            let first = parts.read_buf.to_vec();
+            drop(parts.read_buf);
+            connection::run(pod, seat, parts.io.into_inner(), first).await;
         });
         let mut response = Response::new(Full::default());
         *response.status_mut() = StatusCode::SWITCHING_PROTOCOLS;

@@ -77,7 +77,7 @@ impl Pod {
 }
 
 /// Serves one connection until it ends. `first` is what came with the upgrade.
-pub async fn run(pod: Arc<Pod>, seat: Seat, mut stream: TcpStream, first: &[u8]) {
+pub async fn run(pod: Arc<Pod>, seat: Seat, mut stream: TcpStream, first: Vec<u8>) {
     let outbox = seat.outbox().clone();
     let handshake = Handshake {
         sid: &pod.registry.fresh_name(),
@@ -107,10 +107,10 @@ pub async fn run(pod: Arc<Pod>, seat: Seat, mut stream: TcpStream, first: &[u8])
         }
     };
     outbox.close(Ending::Drop);
-    client.end().await;
+    Box::pin(client.end()).await;
     drop(client);
     if said_goodbye {
-        socket::linger(&mut stream, GOODBYE_TIMEOUT).await;
+        Box::pin(socket::linger(&mut stream, GOODBYE_TIMEOUT)).await;
     }
 }
 
@@ -127,15 +127,17 @@ enum Over {
 async fn read(
     stream: &TcpStream,
     decoder: &mut Decoder,
-    first: &[u8],
+    first: Vec<u8>,
     client: &mut Client,
     heard: &AtomicBool,
 ) -> Over {
     let mut messages = Vec::new();
-    let mut fed = decoder.feed(first, &mut messages);
+    let mut fed = decoder.feed(&first, &mut messages);
+    drop(first);
     loop {
         for message in std::mem::take(&mut messages) {
-            match handle(client, message).await {
+            // Boxed: what handling needs must not be part of every idle connection.
+            match Box::pin(handle(client, message)).await {
                 None => {}
                 Some(over) => return over,
             }

@@ -66,7 +66,7 @@ pub(super) async fn write(
         if batch.is_empty()
             && let Some(ending) = outbox.take(&mut batch)
         {
-            return end(stream, ending).await;
+            return Box::pin(end(stream, ending)).await;
         }
         if !batch.is_empty() {
             match write_some(stream, &mut batch) {

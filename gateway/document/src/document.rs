@@ -85,6 +85,8 @@ pub(crate) struct Origin {
 pub(crate) struct Fetching {
     pub(crate) after: Version,
     since_ms: u64,
+    /// Entries came meanwhile, but not the next one: the store answers.
+    pub(crate) beyond_gap: bool,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -227,7 +229,8 @@ impl Document {
         let late = self.fetching.filter(|fetching| fetching.since_ms.saturating_add(FETCH_AGAIN_MS) <= now_ms);
         if let Some(fetching) = late {
             self.fetching = None;
-            self.vain_fetches = if self.head().version > fetching.after { 0 } else { self.vain_fetches + 1 };
+            let stuck = fetching.beyond_gap && self.head().version <= fetching.after;
+            self.vain_fetches = if stuck { self.vain_fetches + 1 } else { 0 };
             if self.vain_fetches >= VAIN_FETCHES && self.heard > self.head().version {
                 // What follows the head is not in the log any more.
                 return self.reopen();
@@ -246,7 +249,7 @@ impl Document {
         let behind = self.heard > self.head().version && self.flight.is_none();
         if (behind || self.fetch_wanted) && self.fetching.is_none() && self.away_since_ms.is_none() {
             self.fetch_wanted = false;
-            self.fetching = Some(Fetching { after: self.head().version, since_ms: now_ms });
+            self.fetching = Some(Fetching { after: self.head().version, since_ms: now_ms, beyond_gap: false });
             self.out.push(Command::Fetch { after: self.head().clone() });
         }
     }

@@ -21,6 +21,8 @@ impl Document {
         if answers_fetch {
             self.fetching = None;
             self.vain_fetches = 0;
+        } else if let Some(fetching) = &mut self.fetching {
+            fetching.beyond_gap = true;
         }
         let nothing_more = answers_fetch && entries.is_empty();
         self.learn(entries);

@@ -6,17 +6,20 @@
 mod batch;
 mod chain;
 mod color;
+#[allow(missing_docs, reason = "most fields are said by their name and type; the others have a comment")]
 mod command;
 mod connection;
 mod cursors;
 mod document;
 mod edits;
+#[allow(missing_docs, reason = "most fields are said by their name and type; the others have a comment")]
 mod input;
 mod joins;
 mod learning;
 mod people;
 mod presence;
 mod settings;
+#[allow(missing_docs, reason = "most fields are said by their name and type; the others have a comment")]
 mod types;
 mod window;
 

@@ -187,10 +187,8 @@ impl History {
     }
 
     pub(crate) fn snapshot(&self, mutation: Mutation) -> Snapshot {
-        let window = match mutation {
-            Mutation::SnapshotWithoutWindow => Vec::new(),
-            _ => self.canon.iter().map(|canonical| Canonical::clone(canonical)).collect(),
-        };
+        let kept = if mutation == Mutation::SnapshotWithoutWindow { 0 } else { self.canon.len() };
+        let window = self.canon.iter().take(kept).map(|canonical| Canonical::clone(canonical)).collect();
         Snapshot { at: self.head.clone(), content: self.rope.to_delta(), window }
     }
 

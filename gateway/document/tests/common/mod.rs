@@ -1,0 +1,245 @@
+//! One pod and a store that answers at once.
+//!
+//! In: what clients do. Out: what each connection was sent. The store appends what it is given, in order, and notices
+//! duplicates and gaps; tests that want it silent hold its answers back.
+
+#![allow(dead_code, reason = "each test file uses its part")]
+
+use std::{collections::BTreeMap, sync::Arc};
+
+use document::{
+    Answer, Batch, ClientRow, Command, CommitReply, ConnectionId, Document, Edit, Entry, Event, Form, Identity, Input,
+    Join, Joined, JoinedContent, Leaving, Logged, Lookup, Point, Refusal, ReplyId, Role, Settings, Snapshot, User,
+    Verdict, Version,
+};
+use ot::Delta;
+
+/// What one connection got.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) enum Got {
+    Event(Event),
+    Answer(u64, Result<Answer, Refusal>),
+}
+
+pub(crate) struct Desk {
+    pub(crate) document: Document,
+    pub(crate) log: Vec<Logged>,
+    pub(crate) rows: BTreeMap<Arc<str>, ClientRow>,
+    pub(crate) roles: BTreeMap<u64, Role>,
+    pub(crate) got: BTreeMap<u64, Vec<Got>>,
+    /// Everything else that the document asked for.
+    pub(crate) commands: Vec<Command>,
+    /// Calls that were not answered, while the store is held.
+    pub(crate) held: Vec<Command>,
+    pub(crate) hold: bool,
+    pub(crate) now_ms: u64,
+}
+
+impl Desk {
+    pub(crate) fn new() -> Self {
+        Self::with(Settings::default(), Delta::new().insert("abc", None))
+    }
+
+    pub(crate) fn with(settings: Settings, content: Delta) -> Self {
+        let snapshot = Snapshot { at: Point { version: 0, hash: "h0".into() }, content, window: Vec::new() };
+        Self {
+            document: Document::open(settings, "pod1".into(), snapshot, Vec::new(), 0).unwrap(),
+            log: Vec::new(),
+            rows: BTreeMap::new(),
+            roles: BTreeMap::new(),
+            got: BTreeMap::new(),
+            commands: Vec::new(),
+            held: Vec::new(),
+            hold: false,
+            now_ms: 1_000,
+        }
+    }
+
+    pub(crate) fn input(&mut self, input: Input) {
+        for command in self.document.handle(input, self.now_ms) {
+            match command {
+                Command::Send { to, event } => {
+                    for id in to {
+                        self.got.entry(id.0).or_default().push(Got::Event(event.clone()));
+                    }
+                }
+                Command::Answer { to, reply, answer } => {
+                    let reply = reply.map_or(0, |reply| reply.0);
+                    self.got.entry(to.0).or_default().push(Got::Answer(reply, answer));
+                }
+                Command::Lookup { .. } | Command::Commit(_) | Command::Fetch { .. } if self.hold => {
+                    self.held.push(command);
+                }
+                Command::Lookup { connection, clients, after, .. } => {
+                    let rows = clients.iter().filter_map(|id| self.rows.get(id).cloned()).collect();
+                    let role = self.roles.get(&connection.0).copied().unwrap_or(Role::Write);
+                    let tail = self.after(after.version);
+                    self.input(Input::LookedUp { connection, result: Ok(Lookup { role, rows, tail, more: false }) });
+                }
+                Command::Commit(batch) => {
+                    let reply = self.commit(&batch);
+                    self.input(Input::Committed(reply));
+                }
+                Command::Fetch { after } => {
+                    let tail = self.after(after.version);
+                    self.input(Input::Learned(tail));
+                }
+                other => self.commands.push(other),
+            }
+        }
+    }
+
+    /// The store answers again, and what it was asked meanwhile.
+    pub(crate) fn release(&mut self) {
+        self.hold = false;
+        for command in std::mem::take(&mut self.held) {
+            match command {
+                Command::Commit(batch) => {
+                    let reply = self.commit(&batch);
+                    self.input(Input::Committed(reply));
+                }
+                Command::Fetch { after } => {
+                    let tail = self.after(after.version);
+                    self.input(Input::Learned(tail));
+                }
+                other => panic!("not released: {other:?}"),
+            }
+        }
+    }
+
+    pub(crate) fn commit(&mut self, batch: &Batch) -> CommitReply {
+        let verdicts = batch.entries.iter().map(|entry| self.append(entry.clone())).collect();
+        CommitReply { verdicts, tail: self.after(batch.head.version), more: false, forked: false }
+    }
+
+    /// The commit script's part for one entry; other pods append through it too.
+    pub(crate) fn append(&mut self, entry: Entry) -> Verdict {
+        let last = self.rows.get(&entry.identity.id).map_or((0, 0), |row| (row.last_seq, row.version));
+        if entry.identity.seq <= last.0 {
+            return Verdict::Dup(last.1);
+        }
+        if entry.identity.seq > last.0 + 1 {
+            return Verdict::Gap(last.0);
+        }
+        let version = self.log.len() as Version + 1;
+        let row = ClientRow {
+            client_id: entry.identity.id.clone(),
+            owner: entry.user_id.clone(),
+            last_seq: entry.identity.seq,
+            version,
+        };
+        self.rows.insert(entry.identity.id.clone(), row);
+        self.log.push(Logged { at: Point { version, hash: format!("h{version}").into() }, entry });
+        Verdict::Ok(version)
+    }
+
+    fn after(&self, version: Version) -> Vec<Logged> {
+        self.log.iter().skip(version as usize).cloned().collect()
+    }
+
+    pub(crate) fn tick(&mut self, later_ms: u64) {
+        self.now_ms += later_ms;
+        self.input(Input::Tick);
+    }
+
+    /// Joins as user `u<id>` with client `c<id>`.
+    pub(crate) fn join(&mut self, id: u64) -> Joined {
+        self.join_with(join(id))
+    }
+
+    pub(crate) fn join_with(&mut self, join: Join) -> Joined {
+        let id = join.connection.0;
+        self.input(Input::Join(join));
+        let events = self.take(id);
+        let joined = events.into_iter().find_map(|got| match got {
+            Got::Event(Event::DocumentJoined(joined)) => Some(*joined),
+            _ => None,
+        });
+        joined.expect("joined")
+    }
+
+    pub(crate) fn edit(&mut self, id: u64, version: Version, seq: u64, ops: Delta) {
+        self.input(Input::Edit(edit(id, version, Some(seq), ops)));
+    }
+
+    pub(crate) fn leave(&mut self, id: u64, how: Leaving) {
+        self.input(Input::Leave { connection: ConnectionId(id), how, reply: None });
+    }
+
+    /// What this connection got since the last call.
+    pub(crate) fn take(&mut self, id: u64) -> Vec<Got> {
+        self.got.remove(&id).unwrap_or_default()
+    }
+
+    pub(crate) fn events(&mut self, id: u64) -> Vec<Event> {
+        let got = self.take(id).into_iter();
+        got.filter_map(|got| if let Got::Event(event) = got { Some(event) } else { None }).collect()
+    }
+
+    /// The code of the only refusal that this connection got.
+    pub(crate) fn refusal(&mut self, id: u64) -> Refusal {
+        let got = self.take(id);
+        let mut refusals = got.iter().filter_map(|got| match got {
+            Got::Answer(_, Err(refusal)) => Some(refusal.clone()),
+            _ => None,
+        });
+        let first = refusals.next().unwrap_or_else(|| panic!("no refusal in {got:?}"));
+        assert_eq!(refusals.next(), None, "{got:?}");
+        first
+    }
+
+    pub(crate) fn text(&self) -> String {
+        self.document.content().plain_text()
+    }
+}
+
+pub(crate) fn user(id: u64) -> User {
+    let name: Arc<str> = format!("u{id}").into();
+    User { id: name.clone(), name, avatar: None }
+}
+
+pub(crate) fn join(id: u64) -> Join {
+    Join {
+        connection: ConnectionId(id),
+        user: user(id),
+        client_id: format!("c{id}").into(),
+        form: Form::Delta,
+        version: None,
+        hash: None,
+        last_session: None,
+        seq: None,
+        session: format!("s{id}").into(),
+        early: Vec::new(),
+        reply: Some(ReplyId(9_000 + id)),
+    }
+}
+
+/// An edit whose callback has its number.
+pub(crate) fn edit(id: u64, version: Version, seq: Option<u64>, ops: Delta) -> Edit {
+    Edit { connection: ConnectionId(id), version, ops, seq, session: None, reply: seq.map(ReplyId) }
+}
+
+/// What another pod commits; client `c1` belongs to user `u1`, others to `u9`.
+pub(crate) fn entry(client: &str, seq: u64, session: &str, base: Version, ops: Delta) -> Entry {
+    let owner = client.strip_prefix('c').map_or("u9".to_owned(), |number| format!("u{number}"));
+    Entry {
+        identity: Identity { id: client.into(), seq, by_gateway: false },
+        client_id: client.into(),
+        user_id: owner.into(),
+        session: session.into(),
+        base,
+        ops,
+    }
+}
+
+pub(crate) fn insert(at: usize, text: &str) -> Delta {
+    Delta::new().retain(at, None).insert(text, None)
+}
+
+pub(crate) fn content(joined: &Joined) -> String {
+    match &joined.content {
+        JoinedContent::Ops(ops) => ops.plain_text(),
+        JoinedContent::Text(text) => text.clone(),
+        JoinedContent::Edits(entries) => format!("{} entries", entries.len()),
+    }
+}

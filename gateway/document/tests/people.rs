@@ -1,0 +1,187 @@
+//! Presence, cursors and typing.
+
+mod common;
+
+use std::{collections::BTreeSet, sync::Arc};
+
+use common::{Desk, entry, insert, join, user};
+use document::{Command, ConnectionId, Event, Input, Join, Leaving, Member, Peer, Position};
+
+fn range(index: usize, length: usize) -> Option<Position> {
+    Some(Position::Range { index, length })
+}
+
+fn member(pod: &str, id: u64, connections: u32) -> Member {
+    Member { pod: pod.into(), user: user(id), connections, since_ms: 5 }
+}
+
+fn joined(id: u64) -> Event {
+    Event::UserJoined(user(id))
+}
+
+fn left(id: u64) -> Event {
+    Event::UserLeft { user_id: user(id).id }
+}
+
+fn pods(names: &[&str]) -> BTreeSet<Arc<str>> {
+    names.iter().map(|name| Arc::from(*name)).collect()
+}
+
+fn second_tab(id: u64, of: u64) -> Join {
+    Join { user: user(of), ..join(id) }
+}
+
+#[test]
+fn several_tabs_of_one_user_count_once() {
+    let mut desk = Desk::new();
+    desk.join(1);
+    desk.join(2);
+    assert_eq!(desk.events(1), [joined(2)]);
+    let tab = desk.join_with(second_tab(3, 2));
+    assert_eq!((tab.active_count, tab.active_users.len()), (2, 1));
+    desk.leave(2, Leaving::Said);
+    assert_eq!(desk.events(1), []);
+    desk.leave(3, Leaving::Said);
+    assert_eq!(desk.events(1), [left(2)]);
+    let rows: Vec<_> = desk
+        .commands
+        .iter()
+        .filter_map(|command| match command {
+            Command::WritePresence(member) => Some((member.user.id.to_string(), member.connections)),
+            _ => None,
+        })
+        .collect();
+    assert_eq!(rows, [("u1".to_owned(), 1), ("u2".to_owned(), 1), ("u2".to_owned(), 0)]);
+}
+
+#[test]
+fn a_lost_transport_is_told_after_ten_seconds_unless_the_user_is_back() {
+    let mut desk = Desk::new();
+    desk.join(1);
+    desk.join(2);
+    desk.take(1);
+    desk.leave(2, Leaving::Lost);
+    desk.tick(9_900);
+    desk.join_with(second_tab(3, 2));
+    desk.tick(1_000);
+    assert_eq!(desk.events(1), []);
+    desk.leave(3, Leaving::Lost);
+    assert_eq!(desk.document.deadline_ms(), Some(desk.now_ms + 10_000));
+    desk.tick(10_000);
+    assert_eq!(desk.events(1), [left(2)]);
+}
+
+#[test]
+fn people_of_other_pods_count_while_their_pod_lives() {
+    let mut desk = Desk::new();
+    desk.join(1);
+    desk.input(Input::Presence { members: vec![member("pod2", 2, 1), member("dead", 3, 1)], live: pods(&["pod2"]) });
+    assert_eq!(desk.events(1), [joined(2)]);
+    desk.input(Input::Peer(Peer::Member(member("pod3", 2, 1))));
+    desk.input(Input::Peer(Peer::Member(member("pod2", 2, 0))));
+    assert_eq!(desk.events(1), [], "still on pod3");
+    desk.input(Input::Presence { members: vec![member("pod3", 2, 1)], live: pods(&["pod2"]) });
+    assert_eq!(desk.events(1), [left(2)]);
+}
+
+#[test]
+fn a_row_that_an_older_copy_left_behind_is_taken_away() {
+    let mut desk = Desk::new();
+    desk.input(Input::Presence { members: vec![member("pod1", 2, 1)], live: pods(&["pod1"]) });
+    assert!(!desk.document.is_idle());
+    desk.tick(10_000);
+    assert!(matches!(&desk.commands[..], [Command::WritePresence(gone), Command::Publish(_)] if gone.connections == 0));
+    assert!(desk.document.is_idle());
+}
+
+#[test]
+fn in_a_crowd_only_the_total_is_told_at_most_once_a_second() {
+    let mut desk = Desk::new();
+    desk.join(1);
+    let crowd = (2..=150).map(|id| member("pod2", id, 1)).collect();
+    desk.input(Input::Presence { members: crowd, live: pods(&["pod2"]) });
+    let events = desk.events(1);
+    assert_eq!(events.iter().filter(|event| matches!(event, Event::UserJoined(_))).count(), 99);
+    assert_eq!(events.last(), Some(&Event::Presence { active_count: 150 }));
+    for id in 151..=160 {
+        desk.input(Input::Peer(Peer::Member(member("pod2", id, 1))));
+    }
+    assert_eq!(desk.events(1), []);
+    desk.tick(1_000);
+    assert_eq!(desk.events(1), [Event::Presence { active_count: 160 }]);
+    let late = desk.join(500);
+    assert_eq!((late.active_users.len(), late.active_count), (100, 161));
+}
+
+#[test]
+fn a_cursor_is_told_and_moves_with_edits() {
+    let mut desk = Desk::new();
+    desk.join(1);
+    desk.join(2);
+    desk.take(1);
+    desk.input(Input::Cursor { connection: ConnectionId(2), version: Some(0), position: range(1, 1), reply: None });
+    let (user_id, client_id) = (user(2).id, Arc::<str>::from("c2"));
+    let update = Event::CursorUpdate { user_id, client_id, version: 0, position: range(1, 1) };
+    assert_eq!(desk.events(1), [update]);
+    assert_eq!(desk.events(2), [joined(2)][..0]);
+    desk.edit(1, 0, 1, insert(0, "xy"));
+    let late = desk.join(3);
+    let cursors = &late.active_users.iter().find(|active| active.user.id == user(2).id).unwrap().cursors;
+    assert_eq!((cursors[0].version, Some(cursors[0].position.clone())), (1, range(3, 1)));
+    desk.take(1);
+    desk.leave(2, Leaving::Lost);
+    assert!(matches!(&desk.events(1)[..], [Event::CursorUpdate { position: None, .. }]));
+}
+
+#[test]
+fn a_cursor_behind_own_edits_is_shown_when_they_are_committed() {
+    let mut desk = Desk::new();
+    desk.join(1);
+    desk.join(2);
+    desk.take(1);
+    desk.hold = true;
+    desk.edit(2, 0, 1, insert(3, "word"));
+    desk.input(Input::Cursor { connection: ConnectionId(2), version: Some(0), position: range(7, 0), reply: None });
+    assert_eq!(desk.events(1), []);
+    desk.append(entry("other", 1, "far", 0, insert(0, "__")));
+    desk.release();
+    let events = desk.events(1);
+    assert!(
+        matches!(&events[..], [Event::Edit(_), Event::Edit(_), Event::CursorUpdate { version: 2, position, .. }]
+            if *position == range(9, 0)),
+        "{events:?}"
+    );
+}
+
+#[test]
+fn a_cursor_of_another_pod_is_brought_to_what_is_shown_here() {
+    let mut desk = Desk::new();
+    desk.join(1);
+    desk.edit(1, 0, 1, insert(0, "xy"));
+    desk.take(1);
+    let cursor = Peer::Cursor { user_id: user(2).id, client_id: "c2".into(), version: 0, position: range(3, 0) };
+    desk.input(Input::Peer(cursor));
+    assert!(
+        matches!(&desk.events(1)[..], [Event::CursorUpdate { version: 1, position, .. }] if *position == range(5, 0))
+    );
+}
+
+#[test]
+fn typing_ends_by_itself_after_five_seconds() {
+    let mut desk = Desk::new();
+    desk.join(1);
+    desk.join(2);
+    desk.take(1);
+    let typing = |desk: &mut Desk| {
+        desk.input(Input::Typing { connection: ConnectionId(2), is_typing: true, reply: None });
+    };
+    let update = |is_typing| Event::TypingUpdate { user_id: user(2).id, is_typing };
+    typing(&mut desk);
+    assert_eq!(desk.events(1), [update(true)]);
+    desk.tick(4_000);
+    typing(&mut desk);
+    desk.tick(4_000);
+    assert_eq!(desk.events(1), [], "still typing");
+    desk.tick(1_000);
+    assert_eq!(desk.events(1), [update(false)]);
+}

@@ -445,7 +445,7 @@ async fn both_stores_answer_random_calls_alike() {
             let length = random.random_range(0..large);
             let identity =
                 if client < 3 { identity(&format!("c{client}"), seq) } else { numbered(&format!("c{client}"), seq) };
-            let owner = if random.random_ratio(1, 30) { "mallory" } else { "owner" };
+            let owner = if *last > 0 && random.random_ratio(1, 30) { "mallory" } else { "owner" };
             batch.push(NewEntry { identity, owner: owner.into(), base, bytes: vec![b'x'; length].into() });
         }
         let floor =

@@ -7,6 +7,8 @@ import 'quill/dist/quill.core.css'
 
 Quill.register('modules/cursors', QuillCursors)
 
+/** A name stays at a cursor this long after it moved. */
+const NAME_MS = 2500
 /** A typing signal ends this long after the last key. */
 const TYPING_MS = 2000
 
@@ -49,14 +51,22 @@ function bindText(quill, socket, onTyped) {
 
 function bindCursors(quill, socket) {
   const cursors = quill.getModule('cursors')
+  const names = new Map() // client id → timer that takes the name away again
+  const showName = (clientId) => {
+    clearTimeout(names.get(clientId))
+    cursors.toggleFlag(clientId, true)
+    names.set(clientId, setTimeout(() => cursors.toggleFlag(clientId, false), NAME_MS))
+  }
   const show = () => {
     const { shown } = socket.document.cursors
     for (const { id } of cursors.cursors()) if (!shown.has(id)) cursors.removeCursor(id)
     for (const [clientId, { userId, position }] of shown) {
       if (typeof position?.index !== 'number') continue
       const user = socket.people.users.get(userId)
-      cursors.createCursor(clientId, user?.name ?? 'Somebody', user?.color ?? '#888')
+      const cursor = cursors.createCursor(clientId, user?.name ?? 'Somebody', user?.color ?? '#888')
+      const isElsewhere = cursor.range?.index !== position.index || cursor.range?.length !== position.length
       cursors.moveCursor(clientId, position)
+      if (isElsewhere) showName(clientId)
     }
   }
   socket.on('cursors', show)

@@ -422,7 +422,8 @@ async fn both_stores_answer_random_calls_alike() {
     let mut next = [0u64; 6];
     for step in 0..400 {
         let latest = points.last().unwrap().clone();
-        let mut head = points[points.len().saturating_sub(random.random_range(1..=20)).min(points.len() - 1)].clone();
+        let far = if random.random_ratio(1, 8) { 20 } else { 2 };
+        let mut head = points[points.len().saturating_sub(random.random_range(1..=far)).min(points.len() - 1)].clone();
         if random.random_ratio(1, 30) {
             head.hash = "0000000000a".into();
         }

@@ -212,7 +212,11 @@ fn difference_from(existing: &DynamicObject, body: &Value, hash: &str) -> Option
 /// Invalid objects come from the spec (a pod template, an annotation); a conflict or an outage passes.
 fn explain(object: &str, error: kube::Error) -> Error {
     match error {
-        kube::Error::Api(status) if matches!(status.code, 400 | 422) => {
+        // A field that the API server does not know is answered with 500 when it is applied.
+        kube::Error::Api(status)
+            if matches!(status.code, 400 | 422)
+                || status.message.starts_with("failed to create typed patch object") =>
+        {
             Error::Refused { object: object.to_owned(), message: status.message.clone() }
         }
         other => Error::Api { object: object.to_owned(), source: Box::new(other) },

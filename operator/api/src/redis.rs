@@ -32,6 +32,7 @@ pub struct Redis {
     pub replicas: i32,
     /// What an acknowledgement promises; null = Replicated where topology is Replicated and replicas >= 2, else Async.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(schema_with = "durability")]
     pub durability: Option<Durability>,
     /// Image of the server; null = the one of the operator that created the cluster. Changing it restarts the Redis pods.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -231,6 +232,11 @@ impl Default for Retention {
     fn default() -> Self {
         Self { keep_last: 14 }
     }
+}
+
+/// The API server does not recognise a null among the values of an enum, but takes it where null is allowed.
+fn durability(_: &mut SchemaGenerator) -> Schema {
+    json_schema!({"type": "string", "nullable": true, "enum": ["Async", "Replicated", "Synced"]})
 }
 
 fn settings(_: &mut SchemaGenerator) -> Schema {

@@ -4,6 +4,9 @@
 //! to the store, notices. The task never waits for the store while there is something else to do: calls are futures that
 //! it drives beside its mailbox, and their answers are inputs like any other.
 
+mod ending;
+mod people;
+
 use std::{
     collections::{BTreeSet, HashMap},
     sync::{Arc, LazyLock},
@@ -73,6 +76,9 @@ pub(crate) async fn run(inner: Arc<Inner>, id: Arc<str>, mail: mpsc::Receiver<Ma
                 break;
             }
         }
+    }
+    for outbox in task.outboxes.values() {
+        outbox.pause_reading(&task.id, false);
     }
     task.inner.parts.lease.unwatch(&task.seen);
 }
@@ -189,7 +195,10 @@ impl Task {
             }
             if !self.committing {
                 for connection in self.left.drain(..) {
-                    self.outboxes.remove(&connection);
+                    if let Some(outbox) = self.outboxes.remove(&connection) {
+                        // Whoever left while too much of it waited is read again for its other documents.
+                        outbox.pause_reading(&self.id, false);
+                    }
                 }
             }
         }
@@ -258,7 +267,7 @@ impl Task {
             }
             Command::PauseReading { connection, pause } => {
                 if let Some(outbox) = self.outboxes.get(&connection) {
-                    outbox.pause_reading(pause);
+                    outbox.pause_reading(&self.id, pause);
                 }
             }
             Command::Reopen => return Err(End::Reopen),
@@ -441,53 +450,6 @@ impl Task {
         }
     }
 
-    /// Watches the leases of pods that are in this document.
-    fn see<'a>(&mut self, pods: impl IntoIterator<Item = &'a Arc<str>>) {
-        let lease = &self.inner.parts.lease;
-        let new: Vec<_> =
-            pods.into_iter().filter(|pod| *pod != lease.pod() && !self.seen.contains(*pod)).cloned().collect();
-        if !new.is_empty() {
-            self.seen.extend(new.iter().cloned());
-            lease.watch(new);
-        }
-    }
-
-    fn pods_changed(&mut self, has_lease: bool) {
-        let living = self.living.borrow_and_update().clone();
-        if !has_lease {
-            return;
-        }
-        if self.own_rows.lapsed(living.lapses) {
-            self.write_rows(true);
-        }
-        let (alive, dead): (BTreeSet<_>, BTreeSet<_>) =
-            self.seen.iter().cloned().partition(|pod| living.pods.contains(pod));
-        if !dead.is_empty() {
-            self.read_people();
-            // Incarnations do not come back; one that was only not asked about yet is in the rows that are read now.
-            self.inner.parts.lease.unwatch(&dead);
-            self.seen = alive;
-        }
-    }
-
-    fn read_people(&mut self) {
-        if std::mem::replace(&mut self.reading_people, true) {
-            return;
-        }
-        let (parts, id) = (self.inner.parts.clone(), Arc::clone(&self.id));
-        self.start(async move { Done::People(io::people(&parts, &id).await) });
-    }
-
-    fn write_rows(&mut self, all: bool) {
-        let Some(rows) = self.own_rows.take(all) else { return };
-        let (parts, id) = (self.inner.parts.clone(), Arc::clone(&self.id));
-        let pause = self.own_rows.pause();
-        self.start(async move {
-            tokio::time::sleep(pause).await;
-            Done::RowsWritten(parts.store.write_presence(&id, &rows).await.is_ok())
-        });
-    }
-
     /// Before the document is opened anew: calls of the old copy are of no interest.
     fn forget(&mut self) {
         self.work = FuturesUnordered::new();
@@ -495,57 +457,6 @@ impl Task {
         self.committing = false;
         self.reading_people = false;
         self.own_rows.written(false);
-    }
-
-    fn say_rejoin(&self) {
-        let everybody: Vec<_> = self.outboxes.keys().copied().collect();
-        self.send(&everybody, &Event::Rejoin);
-    }
-
-    /// Ends the task with an answer to everybody who waits for one.
-    async fn refuse(&mut self, refusal: &Refusal) {
-        self.inner.close(&self.id);
-        self.mail.close();
-        while let Some(mail) = self.mail.recv().await {
-            let input = match mail {
-                Mail::Input(input) => input,
-                Mail::Join { outbox, join } => {
-                    self.outboxes.insert(join.connection, outbox);
-                    for edit in &join.early {
-                        let refusal = Refusal { seq: edit.seq, ..refusal.clone() };
-                        self.answer(edit.connection, edit.reply, &Err(refusal));
-                    }
-                    Input::Join(*join)
-                }
-            };
-            self.refuse_input(input, refusal);
-        }
-    }
-
-    fn refuse_input(&self, input: Input, refused: &Refusal) {
-        match input {
-            Input::Join(join) => self.answer(join.connection, join.reply, &Err(refused.clone())),
-            Input::Edit(edit) => {
-                let refused = Refusal { seq: edit.seq, ..refused.clone() };
-                self.answer(edit.connection, edit.reply, &Err(refused));
-            }
-            Input::Leave { connection, reply, .. } => self.answer(connection, reply, &Ok(Answer::Empty)),
-            Input::Cursor { connection, reply, .. } | Input::Typing { connection, reply, .. } => {
-                let refused = refusal(Code::NotJoined, "join the document first", None);
-                self.answer(connection, reply, &Err(refused));
-            }
-            // Never in a mailbox.
-            Input::LookedUp { .. }
-            | Input::Learned(_)
-            | Input::Hint(_)
-            | Input::Committed(_)
-            | Input::StoreAway(_)
-            | Input::Peer(_)
-            | Input::Presence { .. }
-            | Input::Saved(_)
-            | Input::Forked
-            | Input::Tick => {}
-        }
     }
 }
 

@@ -5,14 +5,14 @@
 //! transports are closed one by one (stock clients come back only from a closed transport). Shortly before its turn a
 //! connection is read no further, so that the edits it has sent are answered before it ends.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use rand::{Rng, seq::SliceRandom};
 use tokio::time::{Instant, sleep_until, timeout, timeout_at};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    outbox::{Ending, Outbox},
+    outbox::{DRAIN, Ending, Outbox},
     server::Server,
 };
 
@@ -97,7 +97,7 @@ fn close_soon(outbox: Outbox) {
     if outbox.is_closing() {
         return;
     }
-    outbox.pause_reading(true);
+    outbox.pause_reading(&Arc::from(DRAIN), true);
     // Ends by itself within LAST_ANSWERS; the server waits for the connection that it closes.
     tokio::spawn(async move {
         tokio::time::sleep(LAST_ANSWERS).await;

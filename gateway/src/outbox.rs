@@ -23,6 +23,9 @@ pub const WAITING_BYTES_MAX: usize = 1024 * 1024;
 /// Bytes of snapshots that may wait: the connection asks for one at a time, but joins of several documents overlap.
 pub const SNAPSHOT_BYTES_MAX: usize = 32 * 1024 * 1024;
 
+/// Who stops the reading of a connection that is about to be closed; no document has this id.
+pub const DRAIN: &str = "{drain}";
+
 /// Frames that one write takes: enough to fill a segment with small ones, few enough for the stack.
 pub const FRAMES_PER_WRITE: usize = 64;
 
@@ -67,6 +70,8 @@ struct Queue {
     bytes: usize,
     snapshot_bytes: usize,
     ending: Option<Ending>,
+    /// Documents that stop the reading; the connection's number of documents bounds it.
+    paused_by: Vec<Arc<str>>,
 }
 
 #[derive(Debug)]
@@ -109,10 +114,18 @@ impl Outbox {
         self.push(websocket::text_frame(text));
     }
 
-    /// Stops or goes on reading the connection's socket; what was read already is still handled.
-    pub fn pause_reading(&self, pause: bool) {
-        self.shared.paused.store(pause, Ordering::Release);
-        if !pause {
+    /// Stops reading the connection's socket, or goes on when nobody else stops it. `who` is a document's id, or
+    /// [`DRAIN`]; to stop it twice is the same as once. What was read already is still handled.
+    pub fn pause_reading(&self, who: &Arc<str>, pause: bool) {
+        let mut queue = self.queue();
+        queue.paused_by.retain(|other| other != who);
+        if pause {
+            queue.paused_by.push(who.clone());
+        }
+        let is_paused = !queue.paused_by.is_empty();
+        self.shared.paused.store(is_paused, Ordering::Release);
+        drop(queue);
+        if !is_paused {
             self.shared.resumed.notify_one();
         }
     }
@@ -284,15 +297,19 @@ mod tests {
     #[tokio::test]
     async fn reading_waits_while_it_is_paused() {
         let (outbox, _) = outbox();
+        let [one, two] = ["one", "two"].map(Arc::from);
         outbox.resumed().await;
-        outbox.pause_reading(true);
+        outbox.pause_reading(&one, true);
+        outbox.pause_reading(&one, true);
+        outbox.pause_reading(&two, true);
+        outbox.pause_reading(&one, false);
         let waiting = tokio::spawn({
             let outbox = outbox.clone();
             async move { outbox.resumed().await }
         });
         tokio::task::yield_now().await;
         assert!(!waiting.is_finished());
-        outbox.pause_reading(false);
+        outbox.pause_reading(&two, false);
         waiting.await.unwrap();
     }
 }

@@ -259,3 +259,56 @@ fn the_gateways_own_messages_are_these() {
     assert_eq!(token_refreshed(Some(ReplyId(1)), Some(5)).as_deref(), Some(r#"431[{"expiresAt":5}]"#));
     assert_eq!(token_refreshed(None, Some(5)), None);
 }
+
+/// A small generator: the same numbers for the same seed, without a dependency.
+struct Random(u64);
+
+impl Random {
+    fn below(&mut self, end: usize) -> usize {
+        self.0 ^= self.0 << 13;
+        self.0 ^= self.0 >> 7;
+        self.0 ^= self.0 << 17;
+        usize::try_from(self.0 % u64::try_from(end).unwrap()).unwrap()
+    }
+}
+
+#[test]
+fn no_mutilated_text_makes_a_decoder_panic() {
+    let seed = std::env::var("SEED").ok().and_then(|seed| seed.parse().ok()).unwrap_or(0x2545_f491_4f6c_dd1d);
+    println!("SEED={seed}");
+    let mut random = Random(seed);
+    let whole = [
+        r#"42/nsp,17["edit",{"documentId":"d","version":1,"seq":2,"ops":[{"retain":3},{"insert":"é😀","attributes":{"b":1.0}}]}]"#,
+        r#"452-7["edit",{"_placeholder":true,"num":0},{"_placeholder":true,"num":1}]"#,
+        r#"40{"token":"x","clientId":"c"}"#,
+        r#"42["cursor-position",{"documentId":"d","position":{"index":4,"length":2}}]"#,
+        r#"42["join-document",{"documentId":"d","as":"quill","version":0,"hash":"aa","session":"s","seq":4}]"#,
+        r#"[1,1,["c1",7,0],"c1","u","s",41,[{"retain":3},{"insert":"x"},{"delete":1}]]"#,
+        r#"[1,1,9,"b",[{"insert":"hé"}],[["b",["c1",1,0],"c1","u1","s-1",[{"insert":"hé"}]]]]"#,
+        r#"["member","pod","u",{"connections":2,"since":17,"name":"Zoë"}]"#,
+    ];
+    let bits = ["", "\"", "{", "}", "[", "]", ",", "-", "\\ud800", "null", "99999999999999999999", "é", "\u{0}", "1e9"];
+    let mut understood = 0;
+    for _ in 0..5_000 {
+        let mut text: Vec<char> = whole[random.below(whole.len())].chars().collect();
+        for _ in 0..random.below(4) {
+            let (from, length) = (random.below(text.len() + 1), random.below(6));
+            let to = (from + length).min(text.len());
+            text.splice(from..to, bits[random.below(bits.len())].chars());
+        }
+        let text: String = text.into_iter().collect();
+        if let Ok(EnginePacket::Message(packet)) = decode_engine(&text)
+            && let Ok(packet) = decode_packet(packet)
+        {
+            understood += 1;
+            match packet {
+                Packet::Event { name, arguments, .. } => drop(client_event(&name, &arguments, &LIMITS)),
+                Packet::Connect { auth, .. } => drop(Auth::parse(auth)),
+                Packet::Disconnect { .. } | Packet::Ack { .. } => {}
+            }
+        }
+        let _ = (decode_entry(&text), decode_snapshot(&text), decode_peer(&text), decode_member(&text, &text));
+        let _ = (parse_delta(&text), decode_claim(&text));
+    }
+    assert!(understood > 500, "only {understood} were packets at all: the test looks at too little");
+}

@@ -136,6 +136,28 @@ async fn a_second_tab_with_the_same_client_id_replaces_the_first() {
 }
 
 #[tokio::test]
+async fn a_client_that_does_not_read_is_closed_and_slows_nobody() {
+    let gateway = Gateway::alone().await;
+    let (mut ann, _) = Client::joined(&gateway, "ann", "a1", "d").await;
+    let (stalled, _) = Client::joined(&gateway, "bob", "b1", "d").await;
+    let text = "x".repeat(200_000);
+    let mut version = 0;
+    // Socket buffers take some megabytes before the outbox fills.
+    while gateway.server.pod().metrics.slow_consumers.get() == 0 {
+        version += 1;
+        assert!(version < 400, "nobody was found slow");
+        // Insert and delete in turn: the document stays small.
+        let ops = if version % 2 == 1 { json!([{"insert": text}]) } else { json!([{"delete": 200_000}]) };
+        let edit = json!({"documentId": "d", "version": version - 1, "seq": version, "ops": ops});
+        assert_eq!(ann.ask("edit", edit).await, json!({"version": version}));
+    }
+    while gateway.server.pod().registry.count() > 1 {
+        tokio::task::yield_now().await;
+    }
+    drop(stalled);
+}
+
+#[tokio::test]
 async fn a_second_tab_on_another_gateway_replaces_the_first() {
     let bus = MemoryBus::default();
     let store = MemoryStore::new(bus.clone());
@@ -145,6 +167,19 @@ async fn a_second_tab_on_another_gateway_replaces_the_first() {
     let _second = Client::connected(&two, "ann", "a1").await;
     assert_eq!(first.event("error").await["code"], "CLIENT_REPLACED");
     assert_eq!(first.text().await, "41");
+}
+
+#[tokio::test]
+async fn a_token_that_ends_is_announced_and_closes_the_transport() {
+    let gateway = Gateway::alone().await;
+    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap().as_secs();
+    // Within the leeway it is still taken, for a second or two.
+    let expires = now - collab_gateway::auth::LEEWAY_SECONDS + 2;
+    let mut ann = Client::upgraded(&gateway).await;
+    ann.send(&format!("40{}", json!({"token": sign(&json!({"sub": "ann", "exp": expires}))}))).await;
+    assert!(ann.text().await.starts_with("40{"));
+    assert_eq!(ann.event("token-expiring").await, json!({"expiresAt": expires * 1000}));
+    assert_eq!(ann.close_code().await, Some(1008));
 }
 
 #[tokio::test]

@@ -52,15 +52,7 @@ impl Document {
                 continue;
             }
             if let Err(why) = self.fits(&own.ops) {
-                match source {
-                    Source::Present(id) => self.refuse_pending(id, 0, why),
-                    // Nobody is there to hear of it.
-                    Source::Draining(index) => {
-                        if let Some(connection) = self.draining.get_mut(index) {
-                            connection.chain.cut(0);
-                        }
-                    }
-                }
+                self.refuse_unfit(source, why);
                 continue;
             }
             let weight = own.ops.weight_bytes() + ENTRY_FRAME_BYTES;
@@ -91,6 +83,28 @@ impl Document {
         let floor = self.history.wanted_floor();
         self.flight = Some(Flight { head: self.head().version, floor, origins });
         self.out.push(Command::Commit(Batch { head: self.head().clone(), floor, entries }));
+    }
+
+    /// Refuses an edit that does not fit, once it is known that no copy of it, sent through an older session, is in the
+    /// log: what is in the log is never answered with an error.
+    fn refuse_unfit(&mut self, source: Source, why: Refusal) {
+        let next_fetch = self.fetches + 1;
+        let (fetched, caught_up) = (self.fetched, self.heard <= self.head().version);
+        let Some(own) = self.source_mut(source).and_then(|connection| connection.chain.front_mut()) else { return };
+        let after = *own.refused_after.get_or_insert(next_fetch);
+        if fetched < after || !caught_up {
+            self.fetch_wanted |= self.fetches < after;
+            return;
+        }
+        match source {
+            Source::Present(id) => self.refuse_pending(id, 0, why),
+            // Nobody is there to hear of it.
+            Source::Draining(index) => {
+                if let Some(connection) = self.draining.get_mut(index) {
+                    connection.chain.cut(0);
+                }
+            }
+        }
     }
 
     /// The reply to the call in flight.

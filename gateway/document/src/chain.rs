@@ -31,6 +31,8 @@ pub(crate) struct Own {
     pub(crate) received_ms: u64,
     /// It is part of the commit call in flight, or known to be in the log.
     pub(crate) sent: bool,
+    /// It does not fit; it is refused once the fetch of this number has shown that no older copy of it is in the log.
+    pub(crate) refused_after: Option<u64>,
 }
 
 /// The version an edit names is not one that this chain can start from.

@@ -43,6 +43,9 @@ pub struct Document {
     /// The newest version heard of.
     pub(crate) heard: Version,
     pub(crate) fetching: Option<Fetching>,
+    /// Fetches asked for so far, and the newest one that was answered.
+    pub(crate) fetches: u64,
+    pub(crate) fetched: u64,
     /// Fetches in a row that did not bring the next entry.
     pub(crate) vain_fetches: u32,
     /// Somebody waits for a version that may or may not be in the log.
@@ -123,6 +126,8 @@ impl Document {
             stalled_at: None,
             arrivals: 0,
             fetching: None,
+            fetches: 0,
+            fetched: 0,
             vain_fetches: 0,
             fetch_wanted: false,
             away_since_ms: None,
@@ -249,6 +254,7 @@ impl Document {
         let behind = self.heard > self.head().version && self.flight.is_none();
         if (behind || self.fetch_wanted) && self.fetching.is_none() && self.away_since_ms.is_none() {
             self.fetch_wanted = false;
+            self.fetches += 1;
             self.fetching = Some(Fetching { after: self.head().version, since_ms: now_ms, beyond_gap: false });
             self.out.push(Command::Fetch { after: self.head().clone() });
         }

@@ -114,6 +114,7 @@ impl Document {
             arrival: self.arrivals,
             received_ms: now_ms,
             sent: false,
+            refused_after: None,
         };
         let client_id = connection.client_id.clone();
         if connection.chain.add(&self.history, &client_id, edit.version, own, mutation).is_err() {

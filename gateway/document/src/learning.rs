@@ -20,6 +20,7 @@ impl Document {
         });
         if answers_fetch {
             self.fetching = None;
+            self.fetched = self.fetches;
             self.vain_fetches = 0;
         } else if let Some(fetching) = &mut self.fetching {
             fetching.beyond_gap = true;

@@ -71,7 +71,8 @@ function bindCursors(quill, socket) {
   }
   socket.on('cursors', show)
   socket.on('people', show)
-  const send = (range) => socket.cursor(range ? { index: range.index, length: range.length } : null)
+  // Without the focus the cursor stays where it was, moved along by everybody: the other pane takes the focus away.
+  const send = (range) => range && socket.cursor({ index: range.index, length: range.length })
   quill.on('selection-change', send)
   quill.on('text-change', (_, __, source) => source === 'user' && send(quill.getSelection()))
 }

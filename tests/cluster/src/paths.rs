@@ -17,10 +17,12 @@ pub(crate) const STATE: &str = "/var/lib/collabcluster";
 /// When neither `COLLAB_CACHE` nor `XDG_CACHE_HOME` nor `HOME` is set.
 pub fn cache() -> Result<PathBuf> {
     let set = |name| std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
-    set("COLLAB_CACHE")
+    let found = set("COLLAB_CACHE")
         .or_else(|| set("XDG_CACHE_HOME").map(|folder| folder.join("collabcluster")))
         .or_else(|| set("HOME").map(|folder| folder.join(".cache/collabcluster")))
-        .context("set COLLAB_CACHE or HOME: built programs are kept there")
+        .context("set COLLAB_CACHE or HOME: built programs are kept there")?;
+    // Daemons work in other folders.
+    Ok(std::path::absolute(found)?)
 }
 
 /// Image archives that `images` builds.

@@ -57,6 +57,9 @@ pub fn ensure() -> Result<PathBuf> {
     if folder.is_dir() {
         return Ok(folder);
     }
+    if Command::new("go").arg("version").output().is_err() {
+        bail!("Go 1.26 or newer is needed to build the test cluster's Kubernetes, and `go` is not on the PATH");
+    }
     let cache = paths::cache()?;
     fs::create_dir_all(&cache).with_context(|| format!("cannot make {}", cache.display()))?;
     let lock = File::create(cache.join("programs.lock"))?;
@@ -117,9 +120,6 @@ fn collect(folder: &Path, files: &mut Vec<PathBuf>) -> Result<()> {
 }
 
 fn build(folder: &Path) -> Result<()> {
-    if Command::new("go").arg("version").output().is_err() {
-        bail!("Go 1.26 or newer is needed to build the test cluster's Kubernetes, and `go` is not on the PATH");
-    }
     let unfinished = folder.with_extension("unfinished");
     let _ = fs::remove_dir_all(&unfinished);
     fs::create_dir_all(&unfinished)?;

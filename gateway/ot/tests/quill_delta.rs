@@ -30,13 +30,13 @@ fn every_operation_gives_what_quill_delta_gives() {
 
 /// Reads what the oracle wrote, which must be in normal form by our rule too.
 fn delta(json: &Value) -> Delta {
-    let ops = json.as_array().unwrap().iter().map(op).collect();
+    let ops = json.as_array().expect("a list").iter().map(op).collect();
     Delta::from_normal(ops).unwrap_or_else(|invalid| panic!("{invalid}: {json}"))
 }
 
 fn op(json: &Value) -> Op {
     let attributes: Option<Box<Attributes>> =
-        json.get("attributes").map(|map| Box::new(map.as_object().unwrap().clone()));
+        json.get("attributes").map(|map| Box::new(map.as_object().expect("a map").clone()));
     match (json.get("insert"), json.get("retain"), json.get("delete")) {
         (Some(Value::String(text)), None, None) => Op::Insert { text: text.clone(), attributes },
         (Some(value), None, None) => Op::Embed { value: value.clone(), attributes },
@@ -47,5 +47,5 @@ fn op(json: &Value) -> Op {
 }
 
 fn number(json: &Value) -> usize {
-    json.as_u64().unwrap() as usize
+    json.as_u64().expect("a length") as usize
 }

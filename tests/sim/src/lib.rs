@@ -10,6 +10,7 @@ pub mod client;
 mod diff;
 mod pod;
 pub mod random;
+mod sockets;
 pub mod store;
 pub mod typing;
 mod world;

@@ -8,7 +8,7 @@ use document::{Batch, ConnectionId, Document, Input, Point, Snapshot};
 
 /// Something the store is to do for a pod.
 #[derive(Debug, Clone)]
-pub enum Job {
+pub(crate) enum Job {
     /// For a join.
     Lookup { connection: ConnectionId, clients: Vec<Arc<str>>, after: Point },
     /// The commit script.
@@ -21,27 +21,27 @@ pub enum Job {
 
 /// One pod and its copy of the document.
 #[derive(Debug)]
-pub struct Pod {
+pub(crate) struct Pod {
     /// The product.
-    pub document: Document,
+    pub(crate) document: Document,
     /// Not carried out yet.
-    pub jobs: VecDeque<Job>,
+    pub(crate) jobs: VecDeque<Job>,
     /// Carried out; the reply is on its way.
-    pub replies: VecDeque<Input>,
+    pub(crate) replies: VecDeque<Input>,
     /// Publishes on their way.
-    pub published: VecDeque<Input>,
+    pub(crate) published: VecDeque<Input>,
     /// It cannot reach the store.
-    pub away: bool,
+    pub(crate) away: bool,
 }
 
 impl Pod {
     /// A pod that has just opened the document.
-    pub fn new(document: Document) -> Self {
+    pub(crate) fn new(document: Document) -> Self {
         Self { document, jobs: VecDeque::new(), replies: VecDeque::new(), published: VecDeque::new(), away: false }
     }
 
     /// Whether nothing is under way.
-    pub fn is_quiet(&self) -> bool {
+    pub(crate) fn is_quiet(&self) -> bool {
         self.jobs.is_empty() && self.replies.is_empty() && self.published.is_empty() && !self.away
     }
 }

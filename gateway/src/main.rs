@@ -1,6 +1,6 @@
 //! Configure, bind, serve, drain.
 
-use std::{process::ExitCode, sync::Arc, time::Duration};
+use std::{io::IsTerminal, process::ExitCode, sync::Arc, time::Duration};
 
 use anyhow::Context;
 use collab_gateway::{
@@ -103,7 +103,9 @@ fn follow_settings(
 ) -> anyhow::Result<()> {
     let filter = |live: &Live| EnvFilter::new(live.log_level.as_str());
     let (level, handle) = reload::Layer::new(filter(&config.live));
-    let lines = tracing_subscriber::fmt::layer().with_writer(std::io::stderr);
+    // Colours are for people; a cluster's log keeps plain lines.
+    let lines =
+        tracing_subscriber::fmt::layer().with_writer(std::io::stderr).with_ansi(std::io::stderr().is_terminal());
     tracing_subscriber::registry().with(level).with(lines).try_init().context("the log")?;
     if let Some(path) = &config.live_file {
         tokio::spawn(live::follow(path.clone(), settings));

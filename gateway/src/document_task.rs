@@ -14,15 +14,15 @@ use std::{
 };
 
 use document::{
-    Answer, Batch, Code, Command, CommitReply, ConnectionId, Document, Event, Input, JoinedContent, Logged, Lookup,
-    Member, Peer, Point, Refusal, ReplyId, Version,
+    Answer, Batch, Command, CommitReply, ConnectionId, Document, Event, Input, JoinedContent, Logged, Lookup, Member,
+    Peer, Point, Refusal, ReplyId, Version,
 };
 use futures_util::{StreamExt, future::BoxFuture, stream::FuturesUnordered};
 use tokio::sync::{mpsc, watch};
 
 use crate::{
     bus::{Heard, Subscription, document_channel},
-    document_io::{self as io, Trouble, refusal},
+    document_io::{self as io, Trouble},
     document_presence::OwnRows,
     documents::{Inner, Mail},
     lease::Living,
@@ -212,10 +212,7 @@ impl Task {
                 self.feed(document, Input::Join(*join))
             }
             Mail::Input(input) => {
-                let leaving = match &input {
-                    Input::Leave { connection, .. } => Some(*connection),
-                    _ => None,
-                };
+                let leaving = if let Input::Leave { connection, .. } = &input { Some(*connection) } else { None };
                 let flow = self.feed(document, input);
                 self.left.extend(leaving);
                 flow
@@ -397,14 +394,14 @@ impl Task {
 
     /// What a failed call means for the document; one that may succeed later is asked for again by whoever needs it.
     fn trouble(&mut self, document: &mut Document, trouble: Trouble) -> Flow {
-        match trouble {
-            Trouble::Forked => self.feed(document, Input::Forked),
-            trouble if trouble.is_passing() => {
-                tracing::debug!(document = %self.id, %trouble, "a call to the store failed");
-                Ok(())
-            }
-            trouble => Err(End::Broken(trouble)),
+        if let Trouble::Forked = trouble {
+            return self.feed(document, Input::Forked);
         }
+        if !trouble.is_passing() {
+            return Err(End::Broken(trouble));
+        }
+        tracing::debug!(document = %self.id, %trouble, "a call to the store failed");
+        Ok(())
     }
 
     fn hear(&mut self, document: &mut Document, heard: Option<Heard>) -> Flow {

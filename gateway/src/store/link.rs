@@ -81,10 +81,8 @@ impl Link {
         if result.as_ref().is_err_and(is_unknown) {
             result = call("EVAL", &script.text).query_async(&mut connection).await;
         }
-        match self.judge(generation, result)? {
-            Value::Array(values) => Ok(values),
-            single => Ok(vec![single]),
-        }
+        let answer = self.judge(generation, result)?;
+        Ok(if let Value::Array(values) = answer { values } else { vec![answer] })
     }
 
     async fn connection(&self) -> Result<(MultiplexedConnection, u64), StoreError> {
@@ -222,9 +220,9 @@ pub(crate) fn classify(error: &RedisError) -> StoreError {
         Some("DAMAGED" | "WRONGTYPE") => StoreError::Damaged(text),
         // A script that stumbles over what it reads.
         Some("ERR") if text.contains("user_script") => StoreError::Damaged(text),
-        _ => match error.kind() {
-            redis::ErrorKind::UnexpectedReturnType | redis::ErrorKind::Parse => StoreError::Damaged(text),
-            _ => StoreError::Unavailable(text),
-        },
+        _ if matches!(error.kind(), redis::ErrorKind::UnexpectedReturnType | redis::ErrorKind::Parse) => {
+            StoreError::Damaged(text)
+        }
+        _ => StoreError::Unavailable(text),
     }
 }

@@ -1,0 +1,61 @@
+//! How a document's task ends that cannot go on: nobody is left without an answer.
+//!
+//! In: why, as clients are told. Out: `rejoin` for those who have joined, and the refusal for all mail that waits.
+
+use document::{Answer, Code, Event, Input, Refusal};
+
+use super::Task;
+use crate::{document_io::refusal, documents::Mail};
+
+impl Task {
+    pub(super) fn say_rejoin(&self) {
+        let everybody: Vec<_> = self.outboxes.keys().copied().collect();
+        self.send(&everybody, &Event::Rejoin);
+    }
+
+    /// Ends the task with an answer to everybody who waits for one.
+    pub(super) async fn refuse(&mut self, refusal: &Refusal) {
+        self.inner.close(&self.id);
+        self.mail.close();
+        while let Some(mail) = self.mail.recv().await {
+            let input = match mail {
+                Mail::Input(input) => input,
+                Mail::Join { outbox, join } => {
+                    self.outboxes.insert(join.connection, outbox);
+                    for edit in &join.early {
+                        let refusal = Refusal { seq: edit.seq, ..refusal.clone() };
+                        self.answer(edit.connection, edit.reply, &Err(refusal));
+                    }
+                    Input::Join(*join)
+                }
+            };
+            self.refuse_input(input, refusal);
+        }
+    }
+
+    fn refuse_input(&self, input: Input, refused: &Refusal) {
+        match input {
+            Input::Join(join) => self.answer(join.connection, join.reply, &Err(refused.clone())),
+            Input::Edit(edit) => {
+                let refused = Refusal { seq: edit.seq, ..refused.clone() };
+                self.answer(edit.connection, edit.reply, &Err(refused));
+            }
+            Input::Leave { connection, reply, .. } => self.answer(connection, reply, &Ok(Answer::Empty)),
+            Input::Cursor { connection, reply, .. } | Input::Typing { connection, reply, .. } => {
+                let refused = refusal(Code::NotJoined, "join the document first", None);
+                self.answer(connection, reply, &Err(refused));
+            }
+            // Never in a mailbox.
+            Input::LookedUp { .. }
+            | Input::Learned(_)
+            | Input::Hint(_)
+            | Input::Committed(_)
+            | Input::StoreAway(_)
+            | Input::Peer(_)
+            | Input::Presence { .. }
+            | Input::Saved(_)
+            | Input::Forked
+            | Input::Tick => {}
+        }
+    }
+}

@@ -302,7 +302,9 @@ impl Document {
         self.reopening = true;
         let to: Vec<_> = self.connections.keys().copied().collect();
         for id in self.joining.clone() {
-            self.answer_join(id, Err(crate::edits::unavailable("the document is being opened anew; join again")));
+            // Those without a callback are told by `rejoin`, as everybody is.
+            let refusal = crate::edits::unavailable("the document is being opened anew; join again");
+            self.answer_join_callbacks(id, &Err(refusal));
         }
         for (id, connection) in &self.connections {
             if connection.paused {

@@ -191,14 +191,20 @@ impl Document {
 
     /// Answers the callbacks of a join; without one an error comes as an event.
     pub(crate) fn answer_join(&mut self, id: ConnectionId, answer: Result<Answer, Refusal>) {
+        if !self.answer_join_callbacks(id, &answer) && answer.is_err() {
+            self.answer(id, None, answer);
+        }
+    }
+
+    /// Answers the callbacks of a join; says whether there were any.
+    pub(crate) fn answer_join_callbacks(&mut self, id: ConnectionId, answer: &Result<Answer, Refusal>) -> bool {
         let joining = self.connections.get_mut(&id).and_then(Connection::joining);
         let replies = joining.map(|joining| std::mem::take(&mut joining.replies)).unwrap_or_default();
-        if replies.is_empty() && answer.is_err() {
-            return self.answer(id, None, answer);
-        }
+        let any = !replies.is_empty();
         for reply in replies {
             self.answer(id, Some(reply), answer.clone());
         }
+        any
     }
 
     /// The connection is in the document, or on its way in, and joins again.

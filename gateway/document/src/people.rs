@@ -21,6 +21,9 @@ impl Document {
 
     /// Takes a connection out of the document. What it sent is still committed.
     pub(crate) fn depart(&mut self, id: ConnectionId, lost: bool, now_ms: u64) {
+        if self.joining.contains(&id) {
+            self.answer_join_callbacks(id, &Err(refusal(Code::NotJoined, "the connection left before it had joined")));
+        }
         let Some(connection) = self.connections.remove(&id) else { return };
         self.joining.remove(&id);
         self.waiting.remove(&id);

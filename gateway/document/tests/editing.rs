@@ -4,7 +4,8 @@ mod common;
 
 use common::{Desk, Got, content, edit, entry, insert, join};
 use document::{
-    Answer, Code, Command, ConnectionId, Event, Form, Input, Join, JoinedContent, Leaving, ReplyId, Role, Settings,
+    Answer, Code, Command, ConnectionId, Event, Form, Input, Join, JoinedContent, Leaving, Lookup, ReplyId, Role,
+    Settings,
 };
 use ot::{Attributes, Delta};
 use serde_json::json;
@@ -385,4 +386,65 @@ fn a_snapshot_is_due_after_many_entries_and_carries_the_window() {
     let snapshot = saved.expect("a snapshot");
     assert_eq!((snapshot.at.version, snapshot.window.len()), (6, 3));
     assert_eq!(snapshot.content.plain_text(), "xxxxxx");
+}
+
+#[test]
+fn a_client_that_joins_again_without_naming_its_session_loses_nothing() {
+    let mut desk = Desk::new();
+    desk.join(1);
+    desk.hold = true;
+    desk.input(Input::Edit(edit(1, 0, None, insert(0, "x"))));
+    desk.input(Input::Edit(edit(1, 0, None, insert(1, "y"))));
+    desk.input(Input::Join(Join { session: "new".into(), ..join(1) }));
+    let lookup = desk.held.pop();
+    assert!(matches!(lookup, Some(Command::Lookup { .. })), "{lookup:?}");
+    desk.release();
+    let result = Ok(Lookup { role: Role::Write, rows: Vec::new(), tail: Vec::new(), more: false });
+    desk.input(Input::LookedUp { connection: ConnectionId(1), result });
+    let joined = desk.events(1).into_iter().find_map(|event| match event {
+        Event::DocumentJoined(joined) => Some(joined),
+        _ => None,
+    });
+    assert_eq!(content(&joined.expect("joined")), "xyabc");
+}
+
+#[test]
+fn a_join_waits_for_what_the_store_knows_of_the_client() {
+    let mut desk = Desk::new();
+    desk.hold = true;
+    desk.input(Input::Join(join(1)));
+    desk.held.clear();
+    desk.append(entry("c1", 1, "older", 0, insert(0, "x")));
+    let rows = desk.rows.values().cloned().collect();
+    let result = Ok(Lookup { role: Role::Write, rows, tail: Vec::new(), more: true });
+    desk.input(Input::LookedUp { connection: ConnectionId(1), result });
+    assert_eq!(desk.take(1), []);
+    desk.release();
+    let got = desk.take(1);
+    assert!(
+        matches!(&got[0], Got::Event(Event::DocumentJoined(joined))
+        if joined.last_seq == 1 && content(joined) == "xabc"),
+        "{got:?}"
+    );
+}
+
+#[test]
+fn leaving_answers_a_join_that_is_under_way() {
+    let mut desk = Desk::new();
+    desk.hold = true;
+    desk.input(Input::Join(join(1)));
+    desk.leave(1, Leaving::Said);
+    assert_eq!(desk.refusal(1).code, Code::NotJoined);
+}
+
+#[test]
+fn edits_kept_after_a_rejoin_are_committed_if_the_join_names_no_session() {
+    let mut desk = Desk::new();
+    desk.join(1);
+    desk.append(entry("c1", 1, "older", 0, insert(0, "x")));
+    desk.input(Input::Hint(1));
+    assert_eq!(desk.events(1), [Event::Rejoin]);
+    desk.edit(1, 0, 2, insert(1, "y"));
+    let joined = desk.join_with(Join { session: "new".into(), ..join(1) });
+    assert_eq!((joined.last_seq, desk.text().len()), (2, 5));
 }

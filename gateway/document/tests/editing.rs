@@ -1,5 +1,7 @@
 //! The rules of editing, one by one.
 
+#![allow(clippy::wildcard_enum_match_arm, reason = "tests look for one variant among many")]
+
 mod common;
 
 use common::{Desk, Got, content, edit, entry, insert, join};

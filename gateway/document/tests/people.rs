@@ -1,5 +1,7 @@
 //! Presence, cursors and typing.
 
+#![allow(clippy::wildcard_enum_match_arm, reason = "tests look for one variant among many")]
+
 mod common;
 
 use std::{collections::BTreeSet, sync::Arc};

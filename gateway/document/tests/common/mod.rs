@@ -43,7 +43,7 @@ impl Desk {
     pub(crate) fn with(settings: Settings, content: Delta) -> Self {
         let snapshot = Snapshot { at: Point { version: 0, hash: "h0".into() }, content, window: Vec::new() };
         Self {
-            document: Document::open(settings, "pod1".into(), snapshot, Vec::new(), 0).unwrap(),
+            document: Document::open(settings, "pod1".into(), snapshot, Vec::new(), 0).expect("it opens"),
             log: Vec::new(),
             rows: BTreeMap::new(),
             roles: BTreeMap::new(),

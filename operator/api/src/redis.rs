@@ -234,9 +234,17 @@ impl Default for Retention {
     }
 }
 
-/// The API server does not recognise a null among the values of an enum, but takes it where null is allowed.
+/// A rule, because the API server refuses null for an enum even where null is allowed.
 fn durability(_: &mut SchemaGenerator) -> Schema {
-    json_schema!({"type": "string", "nullable": true, "enum": ["Async", "Replicated", "Synced"]})
+    json_schema!({
+        "type": "string",
+        "nullable": true,
+        "maxLength": 16,
+        "x-kubernetes-validations": [rule(
+            "self in ['Async', 'Replicated', 'Synced']",
+            "must be Async, Replicated or Synced; null = the topology's default",
+        )],
+    })
 }
 
 fn settings(_: &mut SchemaGenerator) -> Schema {

@@ -8,6 +8,7 @@ use std::{
     fs,
     io::Write,
     path::Path,
+    sync::atomic::{AtomicU32, Ordering},
 };
 
 use anyhow::{Context, Result};
@@ -17,6 +18,8 @@ use tar::{Builder, EntryType, Header};
 
 /// The user of every image: no name on the host has this number.
 pub const USER: u32 = 65532;
+
+static WRITTEN: AtomicU32 = AtomicU32::new(0);
 
 /// An image under construction.
 #[derive(Clone, Debug)]
@@ -130,8 +133,9 @@ impl Image {
         for bytes in [config, manifest, layer] {
             files.insert(blob(&bytes), bytes);
         }
-        // Written beside and renamed: nobody loads half an archive.
-        let unfinished = archive.with_extension("unfinished");
+        // Written beside and renamed: nobody loads half an archive, and two writers do not take each other's.
+        let number = WRITTEN.fetch_add(1, Ordering::Relaxed);
+        let unfinished = archive.with_extension(format!("{}-{number}.unfinished", std::process::id()));
         let file = fs::File::create(&unfinished).with_context(|| format!("cannot write {}", unfinished.display()))?;
         let mut outer = Builder::new(file);
         for (path, bytes) in files {

@@ -75,8 +75,8 @@ pub(crate) async fn client_of(kubeconfig: &Path) -> Result<Client> {
 pub async fn up() -> Result<bool> {
     machine::prepare()?;
     let programs = programs::ensure()?;
-    let pause = images::ensure_pause(&programs)?;
     let _lock = lock()?;
+    let pause = images::ensure_pause(&programs)?;
     if has_control_plane(&programs).await {
         let client = client_of(&kubeconfig()).await?;
         repair_nodes(&client, &programs).await?;

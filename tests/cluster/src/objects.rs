@@ -43,12 +43,17 @@ pub(crate) async fn recycle_volumes(client: &Client, state: &Path) -> Result<usi
     let mut recycled = 0;
     for node in NODES {
         for (name, folder) in node::volumes(state, node) {
-            let Some(found) = api.get_opt(&name).await? else { continue };
-            let phase = found.status.and_then(|status| status.phase).unwrap_or_default();
-            if phase != "Released" && phase != "Failed" {
-                continue;
+            // One that is missing was being recycled when its process was killed.
+            if let Some(found) = api.get_opt(&name).await? {
+                let phase = found.status.and_then(|status| status.phase).unwrap_or_default();
+                if phase != "Released" && phase != "Failed" {
+                    continue;
+                }
             }
-            api.delete(&name, &DeleteParams::default()).await?;
+            match api.delete(&name, &DeleteParams::default()).await {
+                Err(kube::Error::Api(status)) if status.code == 404 => {}
+                deleted => drop(deleted?),
+            }
             let gone = kube::runtime::wait::await_condition(api.clone(), &name, |object: Option<&PersistentVolume>| {
                 object.is_none()
             });

@@ -26,6 +26,7 @@ use serde_json::Value;
 use crate::schema::rule;
 
 /// A real-time collaborative editing cluster: gateway pods and the Redis that they share.
+#[allow(clippy::duplicated_attributes, reason = "each printed column has a name and a type of its own")]
 #[derive(CustomResource, Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[kube(
     group = "collabcluster.io",

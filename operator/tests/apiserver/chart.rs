@@ -20,7 +20,7 @@ use crate::world::{World, condition, operator, server};
 #[tokio::test]
 async fn the_operators_role_is_enough_and_reads_no_secret() {
     let world = World::with_secret().await;
-    let rendered = helm(&["template", "collab", "charts/collab-operator", "--namespace", "collab-system"]);
+    let rendered = documents(&helm(&["template", "collab", "charts/collab-operator", "--namespace", "collab-system"]));
     let role = rendered.iter().find(|object| object["kind"] == "ClusterRole").expect("a ClusterRole");
     let mut role: ClusterRole = serde_json::from_value(role.clone()).unwrap();
     role.metadata.name = Some(world.namespace.clone());
@@ -49,7 +49,7 @@ async fn the_operators_role_is_enough_and_reads_no_secret() {
 async fn the_clusters_chart_renders_what_the_api_server_takes() {
     let world = World::new().await;
     let secret = "spec.auth.jwt.secretRefs=[{\"name\":\"docs-jwt\",\"key\":\"secret\"}]";
-    let rendered = helm(&["template", "docs", "charts/collab-cluster", "--set-json", secret]);
+    let rendered = documents(&helm(&["template", "docs", "charts/collab-cluster", "--set-json", secret]));
     let resource = rendered.iter().find(|object| object["kind"] == "CollabCluster").expect("a CollabCluster");
     assert_eq!(resource["spec"]["gateway"]["replicas"], Value::Null, "whoever scales owns the count");
     world.apply(resource).await.unwrap();
@@ -57,13 +57,17 @@ async fn the_clusters_chart_renders_what_the_api_server_takes() {
     helm(&["lint", "--strict", "charts/collab-operator"]);
 }
 
-/// Runs Helm from the top of the repository; its output as documents, where it is YAML.
-fn helm(arguments: &[&str]) -> Vec<Value> {
+/// Runs Helm from the top of the repository.
+fn helm(arguments: &[&str]) -> String {
     let helm = cluster::programs::ensure().unwrap().join("helm");
     let output = Command::new(helm).args(arguments).current_dir(root()).output().unwrap();
     let text = String::from_utf8(output.stdout).unwrap();
     assert!(output.status.success(), "helm {arguments:?}: {text}{}", String::from_utf8_lossy(&output.stderr));
-    serde_yaml::Deserializer::from_str(&text).filter_map(|one| Value::deserialize(one).ok()).collect()
+    text
+}
+
+fn documents(text: &str) -> Vec<Value> {
+    serde_yaml::Deserializer::from_str(text).map(|one| Value::deserialize(one).unwrap()).collect()
 }
 
 async fn client_as(user: &str) -> Client {

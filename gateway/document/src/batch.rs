@@ -140,6 +140,7 @@ impl Document {
         match verdict {
             Verdict::Ok(version) | Verdict::Dup(version) => {
                 self.heard = self.heard.max(version);
+                self.wrote_since_save = true;
                 if let Some(id) = origin.connection {
                     self.answer(id, origin.reply, Ok(Answer::Version(version)));
                     if version <= self.head().version && self.is_front(&origin) {

@@ -16,6 +16,8 @@ use crate::{
 
 /// A fetch that was not answered after this long, in milliseconds, is asked for again.
 const FETCH_AGAIN_MS: u64 = 5_000;
+/// A pod that only reads stores a snapshot when the tail is so many times as long as is allowed.
+const READER_SAVES_AFTER: usize = 2;
 /// So many fetches in a row that did not bring the next entry, and the document is opened anew.
 const VAIN_FETCHES: u32 = 2;
 /// A snapshot that was not reported as stored after this long, in milliseconds, counts as failed.
@@ -52,6 +54,8 @@ pub struct Document {
     pub(crate) fetch_wanted: bool,
     pub(crate) away_since_ms: Option<u64>,
     pub(crate) saving: Option<Saving>,
+    /// This pod has committed something since its last snapshot.
+    pub(crate) wrote_since_save: bool,
     /// The highest number of the client `newline` that is known to be in the log.
     pub(crate) newline_seq: u64,
     /// A join waits for the newline that Quill wants at the end.
@@ -132,6 +136,7 @@ impl Document {
             fetch_wanted: false,
             away_since_ms: None,
             saving: None,
+            wrote_since_save: false,
             newline_seq: 0,
             newline_wanted: false,
             presence: Presence::new(pod),
@@ -267,7 +272,9 @@ impl Document {
         if self.saving.is_some() || self.away_since_ms.is_some() || self.flight.is_some() && last_left {
             return;
         }
-        if last_left || self.history.snapshot_due(&self.settings) {
+        // Pods that only read leave it to those that write, unless those do not do it.
+        let times = if self.wrote_since_save { 1 } else { READER_SAVES_AFTER };
+        if last_left || self.history.snapshot_due(&self.settings, times) {
             let snapshot = self.history.snapshot(self.settings.mutation);
             self.saving = Some(Saving { version: snapshot.at.version, tail, since_ms: now_ms });
             self.out.push(Command::Save(Arc::new(snapshot)));
@@ -278,6 +285,7 @@ impl Document {
         if let Some(saving) = self.saving.filter(|saving| saving.version <= version) {
             self.history.saved(saving.tail);
             self.saving = None;
+            self.wrote_since_save = false;
         }
     }
 

@@ -169,10 +169,10 @@ impl History {
         self.trim();
     }
 
-    /// Whether enough came since the last snapshot that opening would be slow.
-    pub(crate) fn snapshot_due(&self, settings: &Settings) -> bool {
-        self.tail_entries > settings.snapshot_tail_entries
-            || self.tail_bytes > settings.snapshot_tail_bytes.max(self.rope.bytes() / 10)
+    /// Whether enough came since the last snapshot that opening would be slow: `times` as much as is allowed.
+    pub(crate) fn snapshot_due(&self, settings: &Settings, times: usize) -> bool {
+        let most_bytes = settings.snapshot_tail_bytes.max(self.rope.bytes() / 10);
+        self.tail_entries / times > settings.snapshot_tail_entries || self.tail_bytes / times > most_bytes
     }
 
     /// How much came since the last snapshot.

@@ -210,6 +210,7 @@ fn difference_from(existing: &DynamicObject, body: &Value, hash: &str) -> Option
 }
 
 /// Invalid objects come from the spec (a pod template, an annotation); a conflict or an outage passes.
+#[expect(clippy::wildcard_enum_match_arm, reason = "every other trouble of the client is tried again")]
 fn explain(object: &str, error: kube::Error) -> Error {
     match error {
         // A field that the API server does not know is answered with 500 when it is applied.

@@ -100,7 +100,9 @@ fn log<E: std::error::Error>(error: &kube::runtime::controller::Error<Error, E>)
     match error {
         Trouble::ReconcilerFailed(..) => {}
         Trouble::ObjectNotFound(_) => tracing::debug!("a CollabCluster is gone"),
-        other => tracing::warn!(error = %other, "a watch had to be started again"),
+        Trouble::QueueError(_) | Trouble::RunnerError(_) => {
+            tracing::warn!(%error, "a watch had to be started again");
+        }
     }
 }
 

@@ -2,6 +2,8 @@
 //!
 //! In: YAML below `golden/`. Out: `<name>.expected.yaml` beside it, written anew with `UPDATE_GOLDEN=1`.
 
+#![allow(clippy::unwrap_used, reason = "a test ends where something is missing")]
+
 use std::{fs, path::PathBuf};
 
 use collab_operator::{

@@ -41,7 +41,8 @@ fn gateway_and_operator_never_depend_on_each_other() {
 fn pure_crates_read_no_clock_and_draw_no_numbers() {
     for file in files().unwrap() {
         let pure = PURE.iter().any(|(folder, ..)| file.path.starts_with(&format!("{folder}/src/")));
-        let Some(text) = file.text.filter(|_| pure) else { continue };
+        // Tests of a pure crate may read golden files and their own switches.
+        let Some(text) = file.text.filter(|_| pure && !file.path.ends_with("tests.rs")) else { continue };
         for word in ["SystemTime", "Instant::now", "std::fs", "std::net", "std::env::", "thread::sleep"] {
             assert!(!text.contains(word), "{} names {word}, but its crate is pure", file.path);
         }

@@ -12,7 +12,6 @@ use anyhow::{Context, Result, bail};
 
 use crate::{
     cluster::foreign_kubeconfig,
-    forward::Target,
     local, paths,
     process::{Mark, kill_marked, marked, spawn_marked, tail},
 };
@@ -24,14 +23,14 @@ const LISTENS_WITHIN: Duration = Duration::from_secs(10);
 ///
 /// # Errors
 /// When it does not listen after 10 s; the message holds the end of its log.
-pub fn start(listen: SocketAddr, target: &Target) -> Result<()> {
+pub fn start(listen: SocketAddr, namespace: &str, selector: &str, port: u16) -> Result<()> {
     let folder = paths::cache()?;
     std::fs::create_dir_all(&folder)?;
     let mark = mark(listen);
     kill_marked(&mark)?;
     let this = program()?.display().to_string();
-    let (port, listens) = (target.port.to_string(), listen.to_string());
-    let arguments = ["forward", "--namespace", &target.namespace, "--selector", &target.selector];
+    let (port, listens) = (port.to_string(), listen.to_string());
+    let arguments = ["forward", "--namespace", namespace, "--selector", selector];
     let addresses = ["--port", &port, "--listen", &listens];
     let kubeconfig = foreign_kubeconfig().unwrap_or_else(local::kubeconfig);
     let mut daemon = vec!["env".to_owned(), format!("KUBECONFIG={}", kubeconfig.display()), this];

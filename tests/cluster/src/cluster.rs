@@ -14,7 +14,7 @@ use k8s_openapi::api::core::v1::Pod;
 use kube::{Api, Client, ResourceExt, api::ListParams};
 
 use crate::{
-    forward::PodForward,
+    forward::{Forward, Pods, Target},
     image, local,
     network::{self, Node},
     node,
@@ -214,8 +214,9 @@ impl Cluster {
     ///
     /// # Errors
     /// When no local port can be had.
-    pub async fn forward(&self, namespace: &str, pod: &str, port: u16) -> Result<PodForward> {
-        PodForward::start(self.client(), namespace, pod, port).await
+    pub async fn forward(&self, namespace: &str, pod: &str, port: u16) -> Result<Forward> {
+        let target = Target { namespace: namespace.to_owned(), pods: Pods::Named(pod.to_owned()), port };
+        Forward::open(self.client(), target).await
     }
 
     /// The node that each pod of a label selector is on.

@@ -24,79 +24,82 @@ use tokio::{
 /// Connections at a time: each is a WebSocket to the API server and a stream to a kubelet.
 const CONNECTIONS_MAX: usize = 256;
 
-/// A local address that leads to one pod, until it is dropped.
+/// Which pods a forwarder leads to.
+#[derive(Clone, Debug)]
+pub struct Target {
+    /// The pods' namespace.
+    pub namespace: String,
+    /// Who gets a connection.
+    pub pods: Pods,
+    /// The port inside the pod.
+    pub port: u16,
+}
+
+/// Who gets the next connection.
+#[derive(Clone, Debug)]
+pub enum Pods {
+    /// This one, ready or not.
+    Named(String),
+    /// The ready pods with these labels (such as `app=gateway`), one after the other by name.
+    InTurn(String),
+    /// Of the ready pods with these labels the one with this number by name; with fewer pods, another one.
+    Preferred(String, usize),
+}
+
+/// A local address that leads to pods, until it is dropped.
 #[derive(Debug)]
-pub struct PodForward {
+pub struct Forward {
     address: SocketAddr,
     task: JoinHandle<()>,
 }
 
-impl PodForward {
+impl Forward {
     /// Listens on a free port of 127.0.0.1.
     ///
     /// # Errors
     /// When no port is free.
-    pub async fn start(client: Client, namespace: &str, pod: &str, port: u16) -> Result<Self> {
+    pub async fn open(client: Client, target: Target) -> Result<Self> {
         let listener = TcpListener::bind(("127.0.0.1", 0)).await?;
         let address = listener.local_addr()?;
-        let pods: Api<Pod> = Api::namespaced(client, namespace);
-        let pod = pod.to_owned();
-        let task = tokio::spawn(accept(listener, move |stream| {
-            let (pods, pod) = (pods.clone(), pod.clone());
-            async move { carry(&pods, &pod, port, stream).await }
-        }));
-        Ok(Self { address, task })
+        Ok(Self { address, task: tokio::spawn(accept(listener, Way::new(client, target))) })
     }
 
     /// Where to connect.
     pub fn address(&self) -> SocketAddr {
         self.address
     }
+
+    /// `http://127.0.0.1:<port>`
+    pub fn url(&self) -> String {
+        format!("http://{}", self.address)
+    }
 }
 
-impl Drop for PodForward {
+impl Drop for Forward {
     fn drop(&mut self) {
         self.task.abort();
     }
 }
 
-/// Which pods a forwarder leads to.
-#[derive(Clone, Debug)]
-pub struct Target {
-    /// The pods' namespace.
-    pub namespace: String,
-    /// Their labels, such as `app=gateway`.
-    pub selector: String,
-    /// The port inside the pod.
-    pub port: u16,
-}
-
-/// Leads each new connection of a local address to a ready pod, one after the other; does not end by itself.
+/// Leads each new connection of a local address to a pod; does not end by itself.
 ///
 /// # Errors
 /// When it cannot listen there.
 pub async fn serve(client: Client, listen: SocketAddr, target: Target) -> Result<()> {
     let listener = TcpListener::bind(listen).await.with_context(|| format!("cannot listen on {listen}"))?;
-    let turn = Arc::new(AtomicUsize::new(0));
-    let pods: Api<Pod> = Api::namespaced(client, &target.namespace);
-    accept(listener, move |stream| {
-        let (pods, turn, target) = (pods.clone(), turn.clone(), target.clone());
-        async move {
-            let mut names = ready_pods(&pods, &target.selector).await?;
-            names.sort();
-            let at = turn.fetch_add(1, Ordering::Relaxed).checked_rem(names.len()).context("no pod is ready")?;
-            carry(&pods, &names[at], target.port, stream).await
-        }
-    })
-    .await;
+    accept(listener, Way::new(client, target)).await;
     Ok(())
 }
 
-async fn accept<F, R>(listener: TcpListener, handle: F)
-where
-    F: Fn(TcpStream) -> R,
-    R: Future<Output = Result<()>> + Send + 'static,
-{
+/// Whether a pod is ready and not on its way out.
+pub fn is_ready(pod: &Pod) -> bool {
+    let conditions = pod.status.as_ref().and_then(|status| status.conditions.as_deref()).unwrap_or_default();
+    pod.metadata.deletion_timestamp.is_none()
+        && conditions.iter().any(|condition| condition.type_ == "Ready" && condition.status == "True")
+}
+
+async fn accept(listener: TcpListener, way: Way) {
+    let way = Arc::new(way);
     let places = Arc::new(Semaphore::new(CONNECTIONS_MAX));
     // Connections end with the forwarder.
     let mut connections = tokio::task::JoinSet::new();
@@ -105,9 +108,9 @@ where
         let Ok(place) = places.clone().acquire_owned().await else { return };
         match listener.accept().await {
             Ok((stream, _)) => {
-                let handled = handle(stream);
+                let way = way.clone();
                 connections.spawn(async move {
-                    if let Err(error) = handled.await {
+                    if let Err(error) = way.carry(stream).await {
                         eprintln!("cluster: forward: {error:#}");
                     }
                     drop(place);
@@ -118,22 +121,39 @@ where
     }
 }
 
-async fn carry(pods: &Api<Pod>, pod: &str, port: u16, mut local: TcpStream) -> Result<()> {
-    let mut forwarder = pods.portforward(pod, &[port]).await.with_context(|| format!("pod {pod}"))?;
-    let mut remote = forwarder.take_stream(port).context("the port-forward has no stream")?;
-    local.set_nodelay(true)?;
-    // A cut on either side is how connections end when pods die: nothing to report.
-    let _ = copy_bidirectional(&mut local, &mut remote).await;
-    forwarder.abort();
-    Ok(())
+struct Way {
+    api: Api<Pod>,
+    target: Target,
+    turn: AtomicUsize,
 }
 
-async fn ready_pods(pods: &Api<Pod>, selector: &str) -> Result<Vec<String>> {
-    let listed = pods.list(&ListParams::default().labels(selector)).await?;
-    let is_ready = |pod: &Pod| {
-        let conditions = pod.status.as_ref().and_then(|status| status.conditions.as_deref()).unwrap_or_default();
-        pod.metadata.deletion_timestamp.is_none()
-            && conditions.iter().any(|condition| condition.type_ == "Ready" && condition.status == "True")
-    };
-    Ok(listed.items.iter().filter(|pod| is_ready(pod)).map(ResourceExt::name_any).collect())
+impl Way {
+    fn new(client: Client, target: Target) -> Self {
+        Self { api: Api::namespaced(client, &target.namespace), target, turn: AtomicUsize::new(0) }
+    }
+
+    async fn carry(&self, mut local: TcpStream) -> Result<()> {
+        let pod = self.choose().await?;
+        let port = self.target.port;
+        let mut forwarder = self.api.portforward(&pod, &[port]).await.with_context(|| format!("pod {pod}"))?;
+        let mut remote = forwarder.take_stream(port).context("the port-forward has no stream")?;
+        local.set_nodelay(true)?;
+        // A cut on either side is how connections end when pods die: nothing to report.
+        let _ = copy_bidirectional(&mut local, &mut remote).await;
+        forwarder.abort();
+        Ok(())
+    }
+
+    async fn choose(&self) -> Result<String> {
+        let (selector, wanted) = match &self.target.pods {
+            Pods::Named(name) => return Ok(name.clone()),
+            Pods::InTurn(selector) => (selector, self.turn.fetch_add(1, Ordering::Relaxed)),
+            Pods::Preferred(selector, number) => (selector, *number),
+        };
+        let listed = self.api.list(&ListParams::default().labels(selector)).await?;
+        let mut names: Vec<_> = listed.items.iter().filter(|pod| is_ready(pod)).map(ResourceExt::name_any).collect();
+        names.sort();
+        let at = wanted.checked_rem(names.len()).context("no pod is ready")?;
+        Ok(names.swap_remove(at))
+    }
 }

@@ -116,10 +116,10 @@ async fn run() -> Result<()> {
         }
         Command::Logs { folder } => Cluster::get().await?.collect_logs(&folder).await?,
         Command::Forward { namespace, selector, port, listen, background } => {
-            let target = forward::Target { namespace, selector, port };
             if background {
-                background::start(listen, &target)?;
+                background::start(listen, &namespace, &selector, port)?;
             } else {
+                let target = forward::Target { namespace, pods: forward::Pods::InTurn(selector), port };
                 forward::serve(Cluster::get().await?.client(), listen, target).await?;
             }
         }

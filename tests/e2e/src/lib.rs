@@ -1,9 +1,8 @@
 //! End-to-end tests on a real cluster: what they share.
 //!
 //! [`Stack`] is the cluster with our images and the operator on it; [`Tenant`] is one namespace with one CollabCluster;
-//! [`Front`] is a loopback address in front of its gateway pods; [`Replay`] runs writers against fronts.
+//! [`Forward`] is a loopback address in front of its gateway pods; [`Replay`] runs writers through such addresses.
 
-mod front;
 mod replay;
 mod stack;
 mod tenant;
@@ -12,7 +11,7 @@ use std::{future::Future, time::Duration};
 
 use anyhow::{Result, bail};
 
-pub use front::{Choice, Front};
+pub use cluster::forward::Forward;
 pub use replay::{Replay, Verdict, friendsforever};
 pub use stack::Stack;
 pub use tenant::{Tenant, USERS};

@@ -1,6 +1,6 @@
 //! Two writers who replay a trace through gateways, as processes of stock socket.io clients.
 //!
-//! In: fronts and a document; the writers are `tests/js/replay.mjs`. Out: their progress, so that a test can break things
+//! In: addresses of gateways and a document; the writers are `tests/js/replay.mjs`. Out: their progress, so that a test can break things
 //! at a chosen moment, and their verdict on what everybody ended with.
 
 use std::{
@@ -17,7 +17,7 @@ use tokio::{
     time::timeout,
 };
 
-use crate::{Front, Tenant, stack::root};
+use crate::{Forward, Tenant, stack::root};
 
 /// Writers that say nothing for this long are stuck: the test fails with what they said last.
 const SILENCE_MAX: Duration = Duration::from_secs(120);
@@ -57,11 +57,11 @@ struct Progress {
 }
 
 impl Replay {
-    /// Starts writers on `document`, the first through the first front and so on.
+    /// Starts writers on `document`, the first through the first of `fronts` and so on.
     ///
     /// # Errors
     /// When node cannot be started.
-    pub fn start(tenant: &Tenant<'_>, fronts: &[&Front], document: &str, arguments: &[&str]) -> Result<Self> {
+    pub fn start(tenant: &Tenant<'_>, fronts: &[Forward], document: &str, arguments: &[&str]) -> Result<Self> {
         let urls: Vec<_> = fronts.iter().map(|front| front.url()).collect();
         let mut process = Command::new("node")
             .current_dir(root().join("tests/js"))

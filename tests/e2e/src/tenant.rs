@@ -11,11 +11,9 @@ use kube::{
 };
 use serde_json::{Value, json};
 
-use crate::{
-    Stack,
-    front::{Choice, Front, is_ready},
-    wait_for,
-};
+use cluster::forward::{Forward, Pods, Target, is_ready};
+
+use crate::{Stack, wait_for};
 
 /// Signs the tests' tokens; the gateways verify with it.
 const JWT_SECRET: &str = "end-to-end-secret-0123456789abcdef0123456789";
@@ -102,7 +100,7 @@ impl<'a> Tenant<'a> {
         Api::namespaced(self.stack.client.clone(), &self.namespace)
     }
 
-    /// Ready gateway pods as (name, node), by name: the order in which [`Choice::Prefer`] counts.
+    /// Ready gateway pods as (name, node), by name: the order in which [`Self::fronts`] prefers them.
     ///
     /// # Errors
     /// When the API server does not answer.
@@ -129,24 +127,38 @@ impl<'a> Tenant<'a> {
         .await
     }
 
-    /// A loopback address in front of the gateway pods.
+    /// A loopback address that leads to the gateway pods in turn.
     ///
     /// # Errors
     /// When no port can be opened.
-    pub async fn gateway(&self, choice: Choice) -> Result<Front> {
-        Front::open(self.stack.client.clone(), &self.namespace, GATEWAYS, 3000, choice).await
+    pub async fn front(&self) -> Result<Forward> {
+        self.open(Pods::InTurn(GATEWAYS.to_owned()), 3000).await
+    }
+
+    /// Two loopback addresses that lead to two different gateway pods while both are ready.
+    ///
+    /// # Errors
+    /// When no port can be opened.
+    pub async fn fronts(&self) -> Result<[Forward; 2]> {
+        let preferred = |number| self.open(Pods::Preferred(GATEWAYS.to_owned(), number), 3000);
+        Ok([preferred(0).await?, preferred(1).await?])
+    }
+
+    async fn open(&self, pods: Pods, port: u16) -> Result<Forward> {
+        let target = Target { namespace: self.namespace.clone(), pods, port };
+        Forward::open(self.stack.client.clone(), target).await
     }
 
     /// A connection to Redis as the application has it, through a port-forward.
     ///
     /// # Errors
     /// When Redis cannot be reached or refuses the password.
-    pub async fn redis(&self) -> Result<(Front, redis::aio::MultiplexedConnection)> {
+    pub async fn redis(&self) -> Result<(Forward, redis::aio::MultiplexedConnection)> {
         let secrets: Api<Secret> = Api::namespaced(self.stack.client.clone(), &self.namespace);
         let secret = secrets.get("docs-redis-auth").await?;
         let password = &secret.data.context("docs-redis-auth is empty")?["password"];
         let password = String::from_utf8(password.0.clone())?;
-        let front = Front::open(self.stack.client.clone(), &self.namespace, REDIS, 6379, Choice::InTurn).await?;
+        let front = self.open(Pods::InTurn(REDIS.to_owned()), 6379).await?;
         let url = format!("redis://gateway:{}@{}", password.trim_end(), front.address());
         let connection = redis::Client::open(url)?.get_multiplexed_async_connection().await?;
         Ok((front, connection))

@@ -1,7 +1,7 @@
 //! A real browser on the demo page, whose two panes are on two pods.
 
 use anyhow::{Result, ensure};
-use e2e::{Choice, Stack, Tenant};
+use e2e::{Stack, Tenant};
 use serde_json::json;
 
 #[tokio::test(flavor = "multi_thread")]
@@ -10,7 +10,7 @@ async fn what_is_typed_in_one_pane_appears_in_the_other() -> Result<()> {
     let env = json!([{"name": "COLLAB_DEMO", "value": "true"}]);
     let tenant = Tenant::apply(&stack, "e2e-browser", json!({"gateway": {"replicas": 2, "env": env}})).await?;
     tenant.wait_gateways(2).await?;
-    let front = tenant.gateway(Choice::InTurn).await?;
+    let front = tenant.front().await?;
     let status = tokio::process::Command::new("npm")
         .current_dir(concat!(env!("CARGO_MANIFEST_DIR"), "/../js"))
         .args(["run", "--silent", "test:browser"])

@@ -1,7 +1,7 @@
 //! Two people write one document through two pods, while nothing breaks.
 
 use anyhow::{Result, ensure};
-use e2e::{Choice, Replay, Stack, Tenant, friendsforever};
+use e2e::{Replay, Stack, Tenant, friendsforever};
 use serde_json::json;
 
 #[tokio::test(flavor = "multi_thread")]
@@ -11,8 +11,7 @@ async fn two_writers_on_two_pods_end_with_the_same_text() -> Result<()> {
     tenant.wait_gateways(2).await?;
     let nodes: Vec<_> = tenant.gateways().await?.into_iter().map(|(_, node)| node).collect();
     ensure!(nodes[0] != nodes[1], "both gateways are on {}", nodes[0]);
-    let fronts = [tenant.gateway(Choice::Prefer(0)).await?, tenant.gateway(Choice::Prefer(1)).await?];
-    let fronts: Vec<_> = fronts.iter().collect();
+    let fronts = tenant.fronts().await?;
 
     // Both type at one place, so that every edit meets another one.
     tenant.admit("same-place").await?;

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
-use e2e::{Choice, Replay, Stack, Tenant, friendsforever, wait_for};
+use e2e::{Replay, Stack, Tenant, friendsforever, wait_for};
 use k8s_openapi::api::core::v1::Pod;
 use kube::{
     Api,
@@ -19,8 +19,7 @@ async fn no_edit_is_lost_when_gateways_are_deleted_killed_and_lose_power() -> Re
     let tenant = Tenant::apply(&stack, "e2e-failures", json!({"gateway": gateway})).await?;
     tenant.wait_gateways(2).await?;
     tenant.admit("failures").await?;
-    let fronts = [tenant.gateway(Choice::Prefer(0)).await?, tenant.gateway(Choice::Prefer(1)).await?];
-    let fronts: Vec<_> = fronts.iter().collect();
+    let fronts = tenant.fronts().await?;
     let trace = trace.to_string_lossy();
     let arguments = ["--trace", &trace, "--limit", "3000", "--reconnect-percent", "5", "--rate", "40"];
     let mut replay = Replay::start(&tenant, &fronts, "failures", &arguments)?;
@@ -69,8 +68,7 @@ async fn editing_goes_on_by_itself_when_redis_is_killed() -> Result<()> {
     let tenant = Tenant::apply(&stack, "e2e-redis", spec).await?;
     tenant.wait_gateways(2).await?;
     tenant.admit("killed").await?;
-    let fronts = [tenant.gateway(Choice::Prefer(0)).await?, tenant.gateway(Choice::Prefer(1)).await?];
-    let fronts: Vec<_> = fronts.iter().collect();
+    let fronts = tenant.fronts().await?;
     let arguments = ["--mode", "same-place", "--limit", "600", "--with-failures", "--rate", "60"];
     let mut replay = Replay::start(&tenant, &fronts, "killed", &arguments)?;
     for edits in [200, 600] {

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use anyhow::{Result, ensure};
-use e2e::{Choice, Replay, Stack, Tenant, wait_for};
+use e2e::{Replay, Stack, Tenant, wait_for};
 use k8s_openapi::api::apps::v1::Deployment;
 use kube::{Api, api::DeleteParams};
 use serde_json::{Value, json};
@@ -22,9 +22,9 @@ async fn a_cluster_with_only_auth_is_complete_and_tells_how_it_is() -> Result<()
 
     // Connections are counted while people are there.
     tenant.admit("lifecycle").await?;
-    let front = tenant.gateway(Choice::InTurn).await?;
+    let fronts = tenant.fronts().await?;
     let arguments = ["--mode", "same-place", "--limit", "400", "--rate", "10"];
-    let replay = Replay::start(&tenant, &[&front, &front], "lifecycle", &arguments)?;
+    let replay = Replay::start(&tenant, &fronts, "lifecycle", &arguments)?;
     wait_for("connections in status", Duration::from_secs(60), || async {
         let count = status(&tenant).await?["gateway"]["connections"].as_u64().unwrap_or_default();
         Ok(if count >= 2 { Ok(()) } else { Err(format!("{count} connections")) })

@@ -33,7 +33,7 @@ test-tidy: ## The laws of the repository, and formatting
 .PHONY: test-unit
 test-unit: setup ## Everything that needs no Kubernetes
 	$(call say,unit tests and simulation and backends)
-	cargo test --workspace --exclude tidy --exclude cluster --exclude e2e --exclude collab-operator
+	cargo test --workspace --exclude tidy --exclude cluster --exclude e2e --exclude load --exclude collab-operator
 	$(call say,operator against a real API server)
 	cargo run -q -p cluster -- build
 	cargo test -p collab-operator
@@ -79,8 +79,8 @@ generate: ## Write the generated files again: the CRD and its copy in the chart
 	bash charts/collab-operator/generate.sh
 
 .PHONY: bench
-bench: ## Benchmarks
-	cargo bench -p ot
+bench: ## Benchmarks: operations a second of the OT core, on real traces
+	cargo bench -p load
 
 .PHONY: setup
 setup: ## Install what the other targets need (idempotent)

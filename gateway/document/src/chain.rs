@@ -124,13 +124,17 @@ impl Chain {
             return None;
         }
         let mut entry_ops = Delta::clone(&entry.ops);
+        let mut pending_bytes = 0;
         for own in &mut self.pending {
             let carried = entry_ops.transform(&own.ops, history.tie());
             if mutation != Mutation::SkipOwnEntries {
                 entry_ops = own.ops.transform(&entry_ops, opposite(history.tie()));
             }
             own.ops = carried;
+            // Carrying changes what an edit weighs; a sum that kept the old weights would only grow.
+            pending_bytes += own.ops.weight_bytes();
         }
+        self.pending_bytes = pending_bytes;
         self.changed.insert(version, Some(Arc::new(entry_ops)));
         self.forget_below(history.floor());
         None

@@ -91,6 +91,8 @@ pub(crate) struct Origin {
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Fetching {
     pub(crate) after: Version,
+    /// The newest version that had been heard of then.
+    pub(crate) heard: Version,
     since_ms: u64,
     /// Entries came meanwhile, but not the next one: the store answers.
     pub(crate) beyond_gap: bool,
@@ -260,7 +262,8 @@ impl Document {
         if (behind || self.fetch_wanted) && self.fetching.is_none() && self.away_since_ms.is_none() {
             self.fetch_wanted = false;
             self.fetches += 1;
-            self.fetching = Some(Fetching { after: self.head().version, since_ms: now_ms, beyond_gap: false });
+            let (after, heard) = (self.head().version, self.heard);
+            self.fetching = Some(Fetching { after, heard, since_ms: now_ms, beyond_gap: false });
             self.out.push(Command::Fetch { after: self.head().clone() });
         }
     }

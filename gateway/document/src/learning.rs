@@ -18,6 +18,8 @@ impl Document {
         let answers_fetch = self.fetching.is_some_and(|fetching| {
             entries.first().is_none_or(|first| first.at.version <= fetching.after.saturating_add(1))
         });
+        // What was heard of after the question says more than an answer that was given before it.
+        let is_outdated = self.fetching.is_some_and(|fetching| fetching.heard < self.heard);
         if answers_fetch {
             self.fetching = None;
             self.fetched = self.fetches;
@@ -25,7 +27,7 @@ impl Document {
         } else if let Some(fetching) = &mut self.fetching {
             fetching.beyond_gap = true;
         }
-        let nothing_more = answers_fetch && entries.is_empty();
+        let nothing_more = answers_fetch && entries.is_empty() && !is_outdated;
         self.learn(entries);
         if nothing_more && !self.reopening {
             self.on_end_of_log();

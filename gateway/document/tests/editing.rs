@@ -332,6 +332,39 @@ fn a_connection_with_too_much_waiting_is_read_no_further_until_half_is_done() {
 }
 
 #[test]
+fn what_others_made_void_does_not_keep_a_connection_from_being_read() {
+    let mut desk = Desk::with(Settings { held_bytes: 300, ..Settings::default() }, Delta::new().insert("abc", None));
+    desk.join(1);
+    desk.hold = true;
+    desk.edit(1, 0, 1, insert(0, "x"));
+    for seq in 2..=3 {
+        let comment: Attributes = [("comment".to_owned(), json!("y".repeat(200)))].into_iter().collect();
+        desk.edit(1, 0, seq, Delta::new().retain(1, None).retain(3, Some(comment)));
+    }
+    assert!(desk.commands.contains(&Command::PauseReading { connection: ConnectionId(1), pause: true }));
+    desk.append(entry("other", 1, "far", 0, Delta::new().delete(3)));
+    desk.release();
+    assert_eq!((desk.log.len(), desk.text().as_str()), (4, "x"));
+    assert_eq!(desk.commands.last(), Some(&Command::PauseReading { connection: ConnectionId(1), pause: false }));
+}
+
+#[test]
+fn an_answer_that_is_older_than_a_hint_does_not_make_it_forgotten() {
+    let mut desk = Desk::new();
+    desk.join(1);
+    desk.hold = true;
+    desk.input(Input::StoreAway(true));
+    desk.input(Input::StoreAway(false));
+    assert!(matches!(desk.held.pop(), Some(Command::Fetch { .. })));
+    desk.append(entry("other", 1, "far", 0, insert(0, "y")));
+    desk.input(Input::Hint(1));
+    // Read before the entry was there.
+    desk.input(Input::Learned(Vec::new()));
+    desk.release();
+    assert_eq!(desk.text(), "yabc");
+}
+
+#[test]
 fn what_a_leaving_client_sent_is_committed() {
     let mut desk = Desk::new();
     desk.join(1);

@@ -171,7 +171,8 @@ async fn connect(
     address: &str,
     password: Option<&str>,
 ) -> RedisResult<(Client, MultiplexedConnection)> {
-    let mut user = RedisConnectionInfo::default();
+    // Servers before 7.2 answer the library's name with an error, which looks like trouble in their statistics.
+    let mut user = RedisConnectionInfo::default().set_skip_set_lib_name();
     if let Some(username) = &settings.username {
         user = user.set_username(username);
     }

@@ -104,7 +104,8 @@ function check({ typed, total, ends, joiners, witnesses }) {
     const { endContent } = planOfTrace(flags.trace, limit)
     if (endContent !== null) expect(text === endContent, 'the text is not the endContent of the trace')
   }
-  if (!isTrace) {
+  // Who reconnects finds the caret by the sum of what was missed, which may be beside the own word: then words may be torn.
+  if (!isTrace && ends.every(({ reconnects }) => reconnects === 0)) {
     const words = [0, 1].flatMap((writer) => wordsOf(writer, limit))
     const torn = words.filter((word) => !text.includes(word))
     expect(torn.length === 0, `${torn.length} words are torn, such as ${JSON.stringify(torn[0])}`)

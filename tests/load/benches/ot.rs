@@ -20,7 +20,8 @@ fn benches(criterion: &mut Criterion) {
         assert_eq!(replay(empty(), &trace.edits).text(), trace.end, "the benchmark must do the work");
         group.bench_function("transform", |bencher| {
             let pairs: Vec<_> = trace.edits.windows(2).collect();
-            bencher.iter(|| pairs.iter().map(|pair| pair[0].transform(&pair[1], Side::Other).ops().len()).sum::<usize>());
+            bencher
+                .iter(|| pairs.iter().map(|pair| pair[0].transform(&pair[1], Side::Other).ops().len()).sum::<usize>());
         });
         group.finish();
     }

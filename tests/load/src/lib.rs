@@ -41,9 +41,8 @@ pub fn trace(name: &str) -> Result<Option<Trace>> {
         serde_json::from_reader(flate2::read::GzDecoder::new(file)).with_context(|| path.display().to_string())?;
     let start = Delta::new().insert(&recorded.start_content, None);
     let patches = recorded.txns.into_iter().flat_map(|transaction| transaction.patches);
-    let typed = patches.map(|(at, deleted, inserted)| {
-        Delta::new().retain(at, None).insert(&inserted, None).delete(deleted).chop()
-    });
+    let typed = patches
+        .map(|(at, deleted, inserted)| Delta::new().retain(at, None).insert(&inserted, None).delete(deleted).chop());
     let edits = std::iter::once(start).chain(typed).filter(|edit| !edit.is_empty()).collect();
     Ok(Some(Trace { edits, end: recorded.end_content }))
 }

@@ -72,30 +72,7 @@ pub async fn apply(
     desired: Desired,
     live: BTreeMap<(Kind, String), DynamicObject>,
 ) -> Result<Applied, Error> {
-    let Desired {
-        gateway_service_account,
-        redis_service_account,
-        gateway_config,
-        redis_config,
-        redis_service,
-        redis_pdb,
-        redis_stateful_set,
-        gateway_service,
-        gateway_pdb,
-        gateway_deployment,
-    } = desired;
-    let objects = [
-        gateway_service_account,
-        redis_service_account,
-        gateway_config,
-        redis_config,
-        redis_service,
-        redis_pdb,
-        redis_stateful_set,
-        gateway_service,
-        gateway_pdb,
-        gateway_deployment,
-    ];
+    let objects = desired.in_order();
     let taken = live.iter().filter(|(_, object)| !is_ours(object, resource));
     let taken: Vec<String> = taken.map(|((kind, name), _)| format!("{kind:?} {name}")).collect();
     if !taken.is_empty() {

@@ -39,6 +39,36 @@ pub struct Desired {
     pub gateway_deployment: Object,
 }
 
+impl Desired {
+    /// All of it, in the order in which it is applied. Taken apart without `..`, so that a new kind is not forgotten.
+    pub fn in_order(self) -> [Object; 10] {
+        let Self {
+            gateway_service_account,
+            redis_service_account,
+            gateway_config,
+            redis_config,
+            redis_service,
+            redis_pdb,
+            redis_stateful_set,
+            gateway_service,
+            gateway_pdb,
+            gateway_deployment,
+        } = self;
+        [
+            gateway_service_account,
+            redis_service_account,
+            gateway_config,
+            redis_config,
+            redis_service,
+            redis_pdb,
+            redis_stateful_set,
+            gateway_service,
+            gateway_pdb,
+            gateway_deployment,
+        ]
+    }
+}
+
 /// Builds every object.
 ///
 /// # Errors

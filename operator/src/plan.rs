@@ -66,32 +66,10 @@ pub fn read(text: &str, images: &Images) -> Result<Vec<Cluster>, Error> {
 /// # Errors
 /// When a pod template cannot be merged.
 pub fn plan(cluster: &Cluster) -> Result<String, Error> {
-    let crate::build::Desired {
-        gateway_service_account,
-        redis_service_account,
-        gateway_config,
-        redis_config,
-        redis_service,
-        redis_pdb,
-        redis_stateful_set,
-        gateway_service,
-        gateway_pdb,
-        gateway_deployment,
-    } = build(cluster).map_err(Error::Problems)?;
-    let objects = [
-        secrets::redis_auth(cluster, PASSWORD_SHOWN),
-        gateway_service_account,
-        redis_service_account,
-        gateway_config,
-        redis_config,
-        redis_service,
-        redis_pdb,
-        redis_stateful_set,
-        gateway_service,
-        gateway_pdb,
-        gateway_deployment,
-    ];
-    let texts = objects.iter().map(|object| serde_yaml::to_string(&object.body));
+    let desired = build(cluster).map_err(Error::Problems)?;
+    let secret = secrets::redis_auth(cluster, PASSWORD_SHOWN);
+    let objects = std::iter::once(secret).chain(desired.in_order());
+    let texts = objects.map(|object| serde_yaml::to_string(&object.body));
     Ok(texts.collect::<Result<Vec<_>, _>>()?.join("---\n"))
 }
 

@@ -9,7 +9,7 @@ use anyhow::Context;
 use document::Settings;
 use protocol::{Claim, Limits};
 use tokio::{
-    sync::{mpsc, watch},
+    sync::{broadcast, mpsc, watch},
     task::JoinSet,
 };
 use tokio_util::sync::CancellationToken;
@@ -17,7 +17,7 @@ use tokio_util::sync::CancellationToken;
 use crate::{
     admin,
     auth::Authenticator,
-    bus::{Bus, CLIENT_CHANNEL, Heard, MemoryBus, RedisBus},
+    bus::{Bus, CLIENT_CHANNEL, MemoryBus, RedisBus, SERVER_WIDE_BEHIND_MAX, ServerWide, hear_server_wide},
     config::Config,
     connection::Pod,
     directory::{Directory, Trust},
@@ -30,8 +30,6 @@ use crate::{
     store::{MemoryStore, RedisStore, Store},
 };
 
-/// After a subscription that could not be made.
-const SUBSCRIBE_AGAIN: Duration = Duration::from_secs(2);
 /// How long the store may take to hear that the pod is gone; the lease runs out by itself.
 const END_TIMEOUT: Duration = Duration::from_secs(2);
 
@@ -130,7 +128,10 @@ pub async fn assemble(config: &Config, live: watch::Receiver<Live>, backend: Bac
     let stop = CancellationToken::new();
     let mut tasks = JoinSet::new();
     tasks.spawn(tell_claims(bus.clone(), claims));
-    tasks.spawn(hear_claims(bus, registry.clone()));
+    let (every_pod, said) = broadcast::channel(SERVER_WIDE_BEHIND_MAX);
+    tasks.spawn(hear_claims(said, registry.clone()));
+    // Whoever else wants to hear subscribes to `every_pod` before this.
+    tasks.spawn(hear_server_wide(bus, every_pod));
     let pod = Pod {
         authenticator,
         directory,
@@ -155,23 +156,14 @@ async fn tell_claims(bus: Bus, mut claims: mpsc::Receiver<Claim>) {
     }
 }
 
-async fn hear_claims(bus: Bus, registry: Registry) {
+async fn hear_claims(mut said: broadcast::Receiver<ServerWide>, registry: Registry) {
     loop {
-        match bus.subscribe(CLIENT_CHANNEL).await {
-            Ok(mut subscription) => {
-                while let Some(heard) = subscription.next().await {
-                    // What was missed is not missed much: sessions keep two connections of one editor right.
-                    let Heard::Message(message) = heard else { continue };
-                    let claim = std::str::from_utf8(&message).ok().and_then(|text| protocol::decode_claim(text).ok());
-                    match claim {
-                        Some(claim) => registry.claimed_elsewhere(&claim),
-                        None => tracing::debug!("a message on {CLIENT_CHANNEL} that is none"),
-                    }
-                }
-            }
-            Err(error) => tracing::debug!(%error, "no subscription to {CLIENT_CHANNEL} yet"),
+        match said.recv().await {
+            Ok(ServerWide::Claim(claim)) => registry.claimed_elsewhere(&claim),
+            // What was missed is not missed much: sessions keep two connections of one editor right.
+            Ok(ServerWide::Changed(_) | ServerWide::Missed) | Err(broadcast::error::RecvError::Lagged(_)) => {}
+            Err(broadcast::error::RecvError::Closed) => return,
         }
-        tokio::time::sleep(SUBSCRIBE_AGAIN).await;
     }
 }
 

@@ -24,7 +24,9 @@ pub use outgoing::{
     acknowledgement, code_name, connect_error, connected, demo_pod, draining, error, event, invalid_namespace,
     refused_answer, token_expiring, token_refreshed, token_refused,
 };
-pub use peer::{Claim, decode_claim, decode_member, decode_peer, encode_claim, encode_member, encode_peer};
+pub use peer::{
+    Change, Claim, decode_change, decode_claim, decode_member, decode_peer, encode_claim, encode_member, encode_peer,
+};
 pub use snapshot::{decode_snapshot, encode_snapshot};
 pub use socketio::{DISCONNECT, MAX_ATTACHMENTS, Packet, decode as decode_packet};
 

@@ -113,6 +113,37 @@ pub fn decode_claim(text: &str) -> Result<Claim, Unreadable> {
     })
 }
 
+/// What an application says it changed; neither named: anything.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Change {
+    /// The document whose accesses changed.
+    pub document_id: Option<Arc<str>>,
+    /// The user who changed, or whose access did.
+    pub user_id: Option<Arc<str>>,
+}
+
+/// The change that this text tells of, as applications publish it on `collab:changed`; fields it does not know are
+/// left alone.
+///
+/// # Errors
+/// When it is no JSON object of that form.
+pub fn decode_change(text: &str) -> Result<Change, Unreadable> {
+    let change: ChangeJson<'_> = serde_json::from_str(text).map_err(damaged)?;
+    Ok(Change {
+        document_id: change.document_id.as_deref().map(Arc::from),
+        user_id: change.user_id.as_deref().map(Arc::from),
+    })
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct ChangeJson<'a> {
+    #[serde(borrow, default)]
+    document_id: Option<Cow<'a, str>>,
+    #[serde(borrow, default)]
+    user_id: Option<Cow<'a, str>>,
+}
+
 #[derive(Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 struct ClaimJson<'a> {

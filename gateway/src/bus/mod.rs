@@ -5,6 +5,7 @@
 
 mod memory;
 mod redis;
+mod server_wide;
 
 use std::sync::{
     Arc,
@@ -16,6 +17,7 @@ use tokio::sync::mpsc;
 
 pub use memory::MemoryBus;
 pub use redis::RedisBus;
+pub use server_wide::{BEHIND_MAX as SERVER_WIDE_BEHIND_MAX, ServerWide, hear_server_wide};
 
 use crate::store::StoreError;
 
@@ -24,6 +26,9 @@ const HEARD_MAX: usize = 256;
 
 /// Where pods announce the clients that connected to them.
 pub const CLIENT_CHANNEL: &str = "collab:client";
+
+/// Where applications say that they changed a user or an access.
+pub const CHANGED_CHANNEL: &str = "collab:changed";
 
 /// The channel of a document.
 pub fn document_channel(document: &str) -> String {

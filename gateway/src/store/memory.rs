@@ -10,9 +10,10 @@ use std::{
 
 use bytes::Bytes;
 use document::{ClientRow, Point, Verdict, Version};
+use tokio::sync::watch;
 
 use super::{
-    BATCH_ENTRIES_MAX, Committed, Creation, LookedUp, NewEntry, Notice, Opened, Saved, StoreError, StoredEntry,
+    BATCH_ENTRIES_MAX, Committed, Creation, Era, LookedUp, NewEntry, Notice, Opened, Saved, StoreError, StoredEntry,
     TAIL_BYTES_MAX, TAIL_ENTRIES_MAX, Tail, rules,
 };
 use crate::bus::MemoryBus;
@@ -39,6 +40,8 @@ const KEEP: Duration = Duration::from_secs(600);
 pub struct MemoryStore {
     inner: Arc<Mutex<Inner>>,
     bus: MemoryBus,
+    // Never changes: this history ends with the process.
+    history: Arc<watch::Sender<u64>>,
 }
 
 #[derive(Debug, Default)]
@@ -73,7 +76,7 @@ struct Row {
 impl MemoryStore {
     /// An empty store that tells this bus what is committed.
     pub fn new(bus: MemoryBus) -> Self {
-        Self { inner: Arc::default(), bus }
+        Self { inner: Arc::default(), bus, history: Arc::default() }
     }
 
     /// Sets (or removes) a key of the application, such as `doc:<id>:content`.
@@ -117,7 +120,8 @@ impl MemoryStore {
             return Err(StoreError::OutOfBounds(format!("a batch has at most {BATCH_ENTRIES_MAX} entries")));
         }
         let mut inner = self.lock();
-        let forked = Committed { verdicts: Vec::new(), tail: Tail { forked: true, ..Tail::default() } };
+        let forked =
+            Committed { verdicts: Vec::new(), tail: Tail { forked: true, ..Tail::default() }, era: Era::default() };
         let Some(stored) = inner.documents.get_mut(document).filter(|stored| stored.has(head)) else {
             return Ok(forked);
         };
@@ -142,7 +146,7 @@ impl MemoryStore {
             };
             self.bus.publish(&crate::bus::document_channel(document), &notice.encode());
         }
-        Ok(Committed { verdicts, tail })
+        Ok(Committed { verdicts, tail, era: Era::default() })
     }
 
     pub(super) fn lookup(&self, document: &str, clients: &[Arc<str>], after: &Point) -> Result<LookedUp, StoreError> {
@@ -155,6 +159,17 @@ impl MemoryStore {
         let tail =
             if stored.has(after) { stored.tail(after.version) } else { Tail { forked: true, ..Tail::default() } };
         Ok(LookedUp { rows, tail })
+    }
+
+    pub(super) fn common(&self, document: &str, points: &[Point]) -> Result<Option<Point>, StoreError> {
+        let inner = self.lock();
+        let Some(stored) = inner.documents.get(document) else { return Ok(None) };
+        let known = points.iter().filter(|point| stored.has(point));
+        Ok(known.max_by_key(|point| point.version).cloned())
+    }
+
+    pub(super) fn history_changes(&self) -> watch::Receiver<u64> {
+        self.history.subscribe()
     }
 
     pub(super) fn save(&self, document: &str, at: &Point, snapshot: &Bytes) -> Result<Saved, StoreError> {

@@ -16,6 +16,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use document::{Point, Role, Verdict, Version};
+use tokio::sync::watch;
 
 pub(crate) use link::find_primary;
 pub use link::{Link, RedisSettings};
@@ -27,6 +28,8 @@ pub use redis::RedisStore;
 pub const BATCH_ENTRIES_MAX: usize = 256;
 /// Entries that one call returns.
 pub const TAIL_ENTRIES_MAX: usize = 512;
+/// Points that one call may ask for: a window and some more.
+pub const COMMON_POINTS_MAX: usize = 600;
 /// Bytes of the entries that one call returns; a single entry may be larger.
 pub const TAIL_BYTES_MAX: usize = 256 << 10;
 /// A snapshot is stored in pieces of this size, so that no value keeps the server from others for long.
@@ -94,6 +97,11 @@ pub struct Tail {
     pub forked: bool,
 }
 
+/// During an era a document's history only grows: one server process was the primary, without a break. What was read
+/// or written in another era may not be there any more.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default)]
+pub struct Era(pub(crate) u64);
+
 /// The answer to a commit.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Committed {
@@ -101,6 +109,8 @@ pub struct Committed {
     pub verdicts: Vec<Verdict>,
     /// The log after the batch's head, the batch included.
     pub tail: Tail,
+    /// When: see [`Store::make_durable`].
+    pub era: Era,
 }
 
 /// A stored document.
@@ -202,6 +212,36 @@ impl Store {
     /// Rows of clients, and the log after a point, in one call.
     pub async fn lookup(&self, document: &str, clients: &[Arc<str>], after: &Point) -> Result<LookedUp, StoreError> {
         either!(self, store => store.lookup(document, clients, after))
+    }
+
+    /// Returns when everything that was committed in this era before the call is as durable as configured, entries that
+    /// others committed and repeats included. It waits as long as that takes; too few followers only make it longer.
+    ///
+    /// # Errors
+    /// Passing when the era is over: what it committed may be lost. Repeat the commit, then ask again with its era.
+    pub async fn make_durable(&self, era: Era) -> Result<(), StoreError> {
+        match self {
+            Store::Memory(_) => Ok(()),
+            Store::Redis(store) => store.make_durable(era).await,
+        }
+    }
+
+    /// The newest of at most [`COMMON_POINTS_MAX`] points that the document's stored history has: where a pod's own
+    /// history and the stored one part. `None` if it has none of them, or the document is not stored.
+    pub async fn common(&self, document: &str, points: &[Point]) -> Result<Option<Point>, StoreError> {
+        if points.len() > COMMON_POINTS_MAX {
+            return Err(StoreError::OutOfBounds(format!("at most {COMMON_POINTS_MAX} points")));
+        }
+        either!(self, store => store.common(document, points))
+    }
+
+    /// A number that changes whenever documents may have lost entries: another server became the primary, or the same
+    /// one restarted. Whoever holds a document's history then checks it against the store.
+    pub fn history_changes(&self) -> watch::Receiver<u64> {
+        match self {
+            Store::Memory(store) => store.history_changes(),
+            Store::Redis(store) => store.history_changes(),
+        }
     }
 
     /// Stores a snapshot, unless a newer one is there, and lets go of what it replaces.

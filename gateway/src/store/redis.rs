@@ -8,9 +8,10 @@ use std::sync::{Arc, LazyLock};
 use bytes::Bytes;
 use document::{ClientRow, Point, Verdict, Version};
 use redis::{Cmd, FromRedisValue, Pipeline, Value};
+use tokio::sync::watch;
 
 use super::{
-    CHUNK_BYTES, Committed, Creation, Link, LookedUp, NewEntry, Opened, PRESENCE_LIFE_S, RedisSettings, Saved,
+    CHUNK_BYTES, Committed, Creation, Era, Link, LookedUp, NewEntry, Opened, PRESENCE_LIFE_S, RedisSettings, Saved,
     StoreError, StoredEntry, Tail, link::Script, rules,
 };
 
@@ -25,6 +26,7 @@ const COMMON: &str = include_str!("common.lua");
 static COMMIT: LazyLock<Script> = LazyLock::new(|| Script::new(&[COMMON, include_str!("commit.lua")]));
 static OPEN: LazyLock<Script> = LazyLock::new(|| Script::new(&[COMMON, include_str!("open.lua")]));
 static READ: LazyLock<Script> = LazyLock::new(|| Script::new(&[COMMON, include_str!("read.lua")]));
+static POINTS: LazyLock<Script> = LazyLock::new(|| Script::new(&[COMMON, include_str!("points.lua")]));
 static SNAPSHOT: LazyLock<Script> = LazyLock::new(|| Script::new(&[COMMON, include_str!("snapshot.lua")]));
 
 /// Documents on a Redis server; clones share the connections.
@@ -32,12 +34,13 @@ static SNAPSHOT: LazyLock<Script> = LazyLock::new(|| Script::new(&[COMMON, inclu
 pub struct RedisStore {
     commits: Link,
     rest: Link,
+    history: Arc<watch::Sender<u64>>,
 }
 
 impl RedisStore {
     /// Connects at the first call.
     pub fn new(settings: Arc<RedisSettings>) -> Self {
-        Self { commits: Link::new(Arc::clone(&settings)), rest: Link::new(settings) }
+        Self { commits: Link::new(Arc::clone(&settings)), rest: Link::new(settings), history: Arc::default() }
     }
 
     pub(super) async fn application_value(&self, key: &str) -> Result<Option<Bytes>, StoreError> {
@@ -157,7 +160,7 @@ impl RedisStore {
         if !tail.forked && verdicts.len() != batch.len() {
             return Err(StoreError::Damaged("the commit script answered for another batch".into()));
         }
-        Ok(Committed { verdicts, tail })
+        Ok(Committed { verdicts, tail, era: Era::default() })
     }
 
     pub(super) async fn lookup(
@@ -180,6 +183,27 @@ impl RedisStore {
             rows.push(row(client, &text)?);
         }
         Ok(LookedUp { rows, tail })
+    }
+
+    pub(super) async fn common(&self, document: &str, points: &[Point]) -> Result<Option<Point>, StoreError> {
+        let keys = [key(document, "meta"), key(document, "log")];
+        let mut newest_first: Vec<&Point> = points.iter().collect();
+        newest_first.sort_by_key(|point| std::cmp::Reverse(point.version));
+        let mut arguments = Vec::with_capacity(2 * points.len());
+        let versions: Vec<String> = newest_first.iter().map(|point| point.version.to_string()).collect();
+        for (version, point) in versions.iter().zip(&newest_first) {
+            arguments.extend([version.as_bytes(), point.hash.as_bytes()]);
+        }
+        let nth: usize = Fields::new(self.rest.script(&POINTS, &keys, &arguments).await?).next()?;
+        Ok(nth.checked_sub(1).and_then(|index| newest_first.get(index)).map(|point| (*point).clone()))
+    }
+
+    pub(super) async fn make_durable(&self, _era: Era) -> Result<(), StoreError> {
+        Ok(())
+    }
+
+    pub(super) fn history_changes(&self) -> watch::Receiver<u64> {
+        self.history.subscribe()
     }
 
     pub(super) async fn save(&self, document: &str, at: &Point, snapshot: &Bytes) -> Result<Saved, StoreError> {

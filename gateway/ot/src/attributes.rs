@@ -40,6 +40,22 @@ pub(crate) fn transform(a: Option<&Attributes>, b: Option<&Attributes>, a_wins: 
     }
 }
 
+/// What makes `to` of `from`: the keys that differ, `null` for those that are gone.
+pub(crate) fn diff(from: Option<&Attributes>, to: Option<&Attributes>) -> Held {
+    if from == to {
+        return None;
+    }
+    let old = |key: &String| from.and_then(|from| from.get(key));
+    let changed = to.into_iter().flatten().filter(|(key, value)| old(key) != Some(value));
+    let gone = from.into_iter().flatten().filter(|(key, _)| !to.is_some_and(|to| to.contains_key(*key)));
+    held(
+        changed
+            .map(|(key, value)| (key.clone(), value.clone()))
+            .chain(gone.map(|(key, _)| (key.clone(), serde_json::Value::Null)))
+            .collect(),
+    )
+}
+
 /// What undoes `change` on something that had `base`.
 pub(crate) fn invert(change: &Attributes, base: Option<&Attributes>) -> Held {
     let mut out = Attributes::new();

@@ -12,6 +12,7 @@
 mod attributes;
 mod compose;
 mod delta;
+mod diff;
 mod invert;
 mod iter;
 mod leaf;

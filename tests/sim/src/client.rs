@@ -8,8 +8,6 @@ use std::{collections::VecDeque, sync::Arc};
 use document::{Canonical, Joined, JoinedContent, Point};
 use ot::{Delta, Side};
 
-use crate::diff::diff;
-
 /// An edit that is not confirmed.
 #[derive(Debug, Clone)]
 pub struct Pending {
@@ -128,7 +126,7 @@ impl Client {
                         before = compose(&before, &first.ops)?;
                     }
                 }
-                self.remote(diff(&before, content))?;
+                self.remote(before.diff(content).map_err(|invalid| Broken(format!("diff: {invalid}")))?)?;
                 self.confirmed = content.clone();
                 self.at = Some(joined.at.clone());
             }

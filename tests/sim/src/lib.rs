@@ -7,7 +7,6 @@
 
 mod check;
 pub mod client;
-mod diff;
 mod pod;
 pub mod random;
 mod sockets;
@@ -15,7 +14,6 @@ pub mod store;
 pub mod typing;
 mod world;
 
-pub use diff::diff;
 use document::Mutation;
 pub use world::Counts;
 

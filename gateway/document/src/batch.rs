@@ -8,7 +8,7 @@ use std::collections::BTreeSet;
 use ot::{Delta, Op};
 
 use crate::{
-    Answer, Batch, Code, Command, CommitReply, ConnectionId, Document, Entry, Refusal, Verdict,
+    Answer, Batch, Code, Command, CommitReply, ConnectionId, Document, Entry, Mutation, Refusal, Verdict,
     connection::Connection,
     document::{Flight, Origin},
     edits::{overloaded, refusal},
@@ -76,6 +76,12 @@ impl Document {
             });
             let (identity, ops) = (own.identity.clone(), own.ops.clone());
             entries.push(Entry { identity, client_id, user_id, session, base, ops });
+            if self.settings.mutation == Mutation::ChainedBatch {
+                self.push_chained(source, &mut entries, &mut origins);
+            }
+        }
+        if self.settings.mutation == Mutation::AcknowledgeEarly {
+            self.acknowledge_early(&mut origins);
         }
         if entries.is_empty() {
             return;
@@ -83,6 +89,36 @@ impl Document {
         let floor = self.history.wanted_floor();
         self.flight = Some(Flight { head: self.head().version, floor, origins });
         self.out.push(Command::Commit(Batch { head: self.head().clone(), floor, entries }));
+    }
+
+    /// [`Mutation::ChainedBatch`].
+    fn push_chained(&mut self, source: Source, entries: &mut Vec<Entry>, origins: &mut Vec<Origin>) {
+        let base = self.head().version;
+        let Some(connection) = self.source_mut(source) else { return };
+        let (id, client_id) = (connection.id, connection.client_id.clone());
+        let (user_id, session) = (connection.user.id.clone(), connection.session.clone());
+        let Some(own) = connection.chain.second_mut() else { return };
+        own.sent = true;
+        let (identity, ops, reply) = (own.identity.clone(), own.ops.clone(), own.reply.take());
+        origins.push(Origin {
+            connection: Some(id),
+            session: session.clone(),
+            client_id: client_id.clone(),
+            identity: identity.clone(),
+            reply,
+        });
+        entries.push(Entry { identity, client_id, user_id, session, base, ops });
+    }
+
+    /// [`Mutation::AcknowledgeEarly`].
+    fn acknowledge_early(&mut self, origins: &mut [Origin]) {
+        let mut version = self.head().version;
+        for origin in origins {
+            version += 1;
+            if let (Some(id), Some(reply)) = (origin.connection, origin.reply.take()) {
+                self.answer(id, Some(reply), Ok(Answer::Version(version)));
+            }
+        }
     }
 
     /// Refuses an edit that does not fit, once it is known that no copy of it, sent through an older session, is in the

@@ -59,6 +59,11 @@ impl Chain {
         self.pending.front_mut()
     }
 
+    /// For [`Mutation::ChainedBatch`].
+    pub(crate) fn second_mut(&mut self) -> Option<&mut Own> {
+        self.pending.get_mut(1)
+    }
+
     pub(crate) fn pending_bytes(&self) -> usize {
         self.pending_bytes
     }
@@ -181,6 +186,7 @@ impl Chain {
                 break;
             }
             let met = match self.changed.get(&entry.at.version) {
+                Some(None) if history.mutation() == Mutation::FoldOverOwnEntries => entry.ops.clone(),
                 Some(None) => continue,
                 Some(Some(met)) => met.clone(),
                 None => entry.ops.clone(),

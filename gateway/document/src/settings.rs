@@ -51,6 +51,14 @@ pub enum Mutation {
     NoSessions,
     /// Snapshots are stored without the canonical forms below them.
     SnapshotWithoutWindow,
+    /// An edit is acknowledged when it is sent to the store.
+    AcknowledgeEarly,
+    /// What an entry missed is composed before the entry is carried over it.
+    ComposedHistory,
+    /// A client's own entries count as somebody else's in the context of its later edits.
+    FoldOverOwnEntries,
+    /// A batch takes a second edit of a client, made on the first one.
+    ChainedBatch,
 }
 
 impl Default for Settings {

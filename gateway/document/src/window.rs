@@ -36,7 +36,7 @@ pub(crate) struct History {
     /// What was learned since the last stored snapshot.
     tail_entries: usize,
     tail_bytes: usize,
-    flip_ties: bool,
+    mutation: Mutation,
     window_entries: usize,
     window_bytes: usize,
 }
@@ -67,7 +67,7 @@ impl History {
             settled_floor,
             tail_entries: 0,
             tail_bytes: 0,
-            flip_ties: settings.mutation == Mutation::FlipTies,
+            mutation: settings.mutation,
             window_entries: settings.window_entries,
             window_bytes: settings.window_bytes,
         };
@@ -144,9 +144,13 @@ impl History {
         Ok(canonical)
     }
 
+    pub(crate) fn mutation(&self) -> Mutation {
+        self.mutation
+    }
+
     /// The side that the transform of a committed entry gives to one that is carried over it.
     pub(crate) fn tie(&self) -> Side {
-        if self.flip_ties { Side::This } else { Side::Other }
+        if self.mutation == Mutation::FlipTies { Side::This } else { Side::Other }
     }
 
     /// The lower end that this pod would keep by its own rule, to be told to the store.
@@ -194,6 +198,9 @@ impl History {
 
     fn fold(&self, entry: &Entry) -> Result<Delta, Unlearnable> {
         let later = self.after(entry.base).ok_or(Unlearnable::BelowWindow)?;
+        if self.mutation == Mutation::ComposedHistory {
+            return Ok(fold_over_composed(later.map(|canonical| &*canonical.ops), &entry.ops));
+        }
         let mut ops: Option<Delta> = None;
         for canonical in later {
             let from = ops.as_ref().unwrap_or(&entry.ops);
@@ -216,6 +223,12 @@ impl History {
             }
         }
     }
+}
+
+/// [`Mutation::ComposedHistory`].
+fn fold_over_composed<'a>(later: impl Iterator<Item = &'a Delta>, ops: &Delta) -> Delta {
+    let missed = later.fold(Delta::new(), |all, next| all.compose(next).unwrap_or(all));
+    missed.transform(ops, Side::Other)
 }
 
 /// What a canonical form counts in bytes.

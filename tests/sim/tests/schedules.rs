@@ -56,6 +56,26 @@ fn snapshots_without_their_window_are_noticed() {
 }
 
 #[test]
+fn acknowledging_before_the_commit_is_noticed() {
+    assert_noticed(Options { mutation: Mutation::AcknowledgeEarly, ..Options::default() });
+}
+
+#[test]
+fn composing_the_missed_history_is_noticed() {
+    assert_noticed(Options { mutation: Mutation::ComposedHistory, ..Options::default() });
+}
+
+#[test]
+fn folding_over_own_entries_is_noticed() {
+    assert_noticed(Options { mutation: Mutation::FoldOverOwnEntries, ..Options::default() });
+}
+
+#[test]
+fn a_batch_with_two_edits_of_a_client_is_noticed() {
+    assert_noticed(Options { mutation: Mutation::ChainedBatch, ..Options::default() });
+}
+
+#[test]
 fn a_store_that_appends_duplicates_is_noticed() {
     assert_noticed(Options { drop_dedupe: true, ..Options::default() });
 }

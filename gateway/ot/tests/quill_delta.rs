@@ -2,7 +2,10 @@
 //!
 //! `OT_VECTORS=<file> cargo test -p ot --test quill_delta` reads a larger file.
 
-use ot::{Attributes, Bias, Delta, Op, Side};
+mod common;
+
+use common::{delta_from_json as delta, number};
+use ot::{Bias, Side};
 use serde_json::Value;
 
 #[test]
@@ -26,26 +29,4 @@ fn every_operation_gives_what_quill_delta_gives() {
         rope.apply(&a).unwrap();
         assert_eq!(rope.to_delta(), delta(&case["after"]), "case {index}: rope");
     }
-}
-
-/// Reads what the oracle wrote, which must be in normal form by our rule too.
-fn delta(json: &Value) -> Delta {
-    let ops = json.as_array().expect("a list").iter().map(op).collect();
-    Delta::from_normal(ops).unwrap_or_else(|invalid| panic!("{invalid}: {json}"))
-}
-
-fn op(json: &Value) -> Op {
-    let attributes: Option<Box<Attributes>> =
-        json.get("attributes").map(|map| Box::new(map.as_object().expect("a map").clone()));
-    match (json.get("insert"), json.get("retain"), json.get("delete")) {
-        (Some(Value::String(text)), None, None) => Op::Insert { text: text.clone(), attributes },
-        (Some(value), None, None) => Op::Embed { value: value.clone(), attributes },
-        (None, Some(length), None) => Op::Retain { length: number(length), attributes },
-        (None, None, Some(length)) => Op::Delete { length: number(length) },
-        _ => panic!("{json}"),
-    }
-}
-
-fn number(json: &Value) -> usize {
-    json.as_u64().expect("a length") as usize
 }

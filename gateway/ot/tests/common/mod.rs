@@ -6,7 +6,15 @@
 
 use ot::{Attributes, Delta, Op};
 use rand::{Rng, SeedableRng, rngs::StdRng};
-use serde_json::json;
+use serde_json::{Value, json};
+
+/// Whether inserts may carry `null` attributes. They mean nothing, but quill-delta keeps them, and so does this crate;
+/// no inverse can bring them back.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Nulls {
+    OnRetainsOnly,
+    OnInsertsToo,
+}
 
 /// The seed of this run: `OT_SEED`, or a fixed one; printed so that a failure can be repeated.
 pub(crate) fn seed() -> u64 {
@@ -41,9 +49,8 @@ pub(crate) fn attributes(random: &mut StdRng, with_null: bool) -> Option<Attribu
     Some(map)
 }
 
-fn push_insert(random: &mut StdRng, delta: Delta) -> Delta {
-    // Like the oracle, `null` on an insert is kept; invert cannot restore it, so it is left out here.
-    let attributes = attributes(random, false);
+fn push_insert(random: &mut StdRng, delta: Delta, nulls: Nulls) -> Delta {
+    let attributes = attributes(random, nulls == Nulls::OnInsertsToo);
     if random.random_bool(0.2) {
         delta.embed(json!({ "image": random.random_range(0..3) }), attributes)
     } else {
@@ -53,17 +60,25 @@ fn push_insert(random: &mut StdRng, delta: Delta) -> Delta {
 }
 
 pub(crate) fn document(random: &mut StdRng, most: usize) -> Delta {
-    (0..random.random_range(0..=most)).fold(Delta::new(), |delta, _| push_insert(random, delta))
+    document_with(random, most, Nulls::OnRetainsOnly)
+}
+
+pub(crate) fn document_with(random: &mut StdRng, most: usize, nulls: Nulls) -> Delta {
+    (0..random.random_range(0..=most)).fold(Delta::new(), |delta, _| push_insert(random, delta, nulls))
 }
 
 /// A change that fits the document.
 pub(crate) fn change(random: &mut StdRng, document: &Delta) -> Delta {
+    change_with(random, document, Nulls::OnRetainsOnly)
+}
+
+pub(crate) fn change_with(random: &mut StdRng, document: &Delta, nulls: Nulls) -> Delta {
     let places = places(document);
     let mut delta = Delta::new();
     let mut at = 0;
     loop {
         if random.random_bool(0.4) {
-            delta = push_insert(random, delta);
+            delta = push_insert(random, delta, nulls);
         }
         if at + 1 >= places.len() || random.random_bool(0.2) {
             return delta.chop();
@@ -98,4 +113,46 @@ pub(crate) fn places(document: &Delta) -> Vec<usize> {
         }
     }
     out
+}
+
+/// A delta as quill-delta writes it.
+pub(crate) fn json(delta: &Delta) -> String {
+    let ops = delta.ops().iter().map(|op| {
+        let said = match op {
+            Op::Insert { text, .. } => json!({ "insert": text }),
+            Op::Embed { value, .. } => json!({ "insert": value }),
+            Op::Retain { length, .. } => json!({ "retain": length }),
+            Op::Delete { length } => json!({ "delete": length }),
+        };
+        match (said, op.attributes()) {
+            (Value::Object(mut said), Some(attributes)) => {
+                said.insert("attributes".to_owned(), Value::Object(attributes.clone()));
+                Value::Object(said)
+            }
+            (said, _) => said,
+        }
+    });
+    Value::Array(ops.collect()).to_string()
+}
+
+/// Reads what quill-delta wrote, which must be in normal form by our rule too.
+pub(crate) fn delta_from_json(json: &Value) -> Delta {
+    let ops = json.as_array().expect("a list").iter().map(op_from_json).collect();
+    Delta::from_normal(ops).unwrap_or_else(|invalid| panic!("{invalid}: {json}"))
+}
+
+fn op_from_json(json: &Value) -> Op {
+    let attributes: Option<Box<Attributes>> =
+        json.get("attributes").map(|map| Box::new(map.as_object().expect("a map").clone()));
+    match (json.get("insert"), json.get("retain"), json.get("delete")) {
+        (Some(Value::String(text)), None, None) => Op::Insert { text: text.clone(), attributes },
+        (Some(value), None, None) => Op::Embed { value: value.clone(), attributes },
+        (None, Some(length), None) => Op::Retain { length: number(length), attributes },
+        (None, None, Some(length)) => Op::Delete { length: number(length) },
+        _ => panic!("{json}"),
+    }
+}
+
+pub(crate) fn number(json: &Value) -> usize {
+    json.as_u64().expect("a length") as usize
 }

@@ -2,90 +2,149 @@
 //!
 //! In: the world at rest. Out: nothing, or what is wrong.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, sync::Arc};
 
-use ot::{Delta, Side};
+use document::Entry;
+use ot::{Delta, Op, Side};
 
-use crate::{client::Broken, typing::count_token, world::World};
+use crate::{client::Broken, store::Kept, typing::count_token, world::World};
 
-/// All clients, all pods and the snapshot show what a fold of the log gives; every edit is in the log exactly once.
+/// All clients, all pods and the snapshot show what a fold of the log gives, and each edit is in it as often as it may.
 pub(crate) fn check(world: &World) -> Result<(), Broken> {
-    let documents = fold(world)?;
-    let newest = documents.last().cloned().unwrap_or_default();
-    let at = world.store.point(world.store.version());
+    let folded = fold(world)?;
+    let newest = folded.documents.last().cloned().unwrap_or_default();
+    let at = world.store.head();
     for client in &world.clients {
         same(&format!("client {}", client.id), &client.shown, &newest)?;
         same(&format!("client {} (confirmed)", client.id), &client.confirmed, &newest)?;
-        if client.at.as_ref() != at || !client.pending.is_empty() {
+        if client.at.as_ref() != Some(at) || !client.pending.is_empty() {
             return Err(Broken(format!("client {} stands at {:?}, not {at:?}", client.id, client.at)));
         }
     }
     for (index, pod) in world.pods.iter().enumerate() {
         same(&format!("pod {index}"), &pod.document.content(), &newest)?;
-        if Some(pod.document.head()) != at {
+        if pod.document.head() != at {
             return Err(Broken(format!("pod {index} stands at {:?}, not {at:?}", pod.document.head())));
         }
     }
-    let snapshot = &world.store.snapshot;
-    if let Some(document) = documents.get(snapshot.at.version as usize) {
+    let (at, snapshot) = &world.store.snapshot;
+    if let Some(document) = folded.documents.get(at.version as usize) {
         same("the snapshot", &snapshot.content, document)?;
     }
-    once(world)
+    numbers(world)?;
+    tokens(world)?;
+    provenance(world, &folded, &newest)
 }
 
-/// Every number of every client once and without gaps, every token that is not refused once, and every
-/// acknowledgement true.
-fn once(world: &World) -> Result<(), Broken> {
-    let mut seen = BTreeMap::new();
-    for logged in &world.store.all {
-        let key = (logged.entry.identity.id.clone(), logged.entry.identity.seq);
-        if seen.insert(key.clone(), logged.at.version).is_some() {
-            return Err(Broken(format!("{key:?} is in the log twice")));
+/// Every number of every client once, in order and without gaps.
+fn numbers(world: &World) -> Result<(), Broken> {
+    let mut last: BTreeMap<(Arc<str>, bool), u64> = BTreeMap::new();
+    for kept in &world.store.all {
+        let identity = &kept.payload.identity;
+        let last = last.entry((identity.id.clone(), identity.by_gateway)).or_default();
+        *last += 1;
+        if identity.seq != *last {
+            return Err(Broken(format!(
+                "version {} is edit {} of {}, not {last}",
+                kept.at.version, identity.seq, identity.id
+            )));
         }
     }
-    for client in &world.clients {
-        for seq in 1..=client.seq {
-            if !seen.contains_key(&(client.id.clone(), seq)) {
-                return Err(Broken(format!("edit {seq} of {} is lost", client.id)));
-            }
-        }
-    }
-    for (token, typed) in &world.edits {
-        let entries = world.store.all.iter().filter(|logged| count_token(&logged.entry.ops, *token) > 0);
-        let found: Vec<_> = entries.map(|logged| logged.entry.identity.seq).collect();
-        // A copy that an older session left under way may enter the log after the newer one was refused.
-        let least = usize::from(typed.inserts && !typed.refused);
-        if found.len() > 1 || found.len() < least || found.iter().any(|seq| *seq != typed.seq) {
-            return Err(Broken(format!("token {token} of {typed:?} is in entries {found:?}")));
-        }
-    }
-    for (client, seq, version) in &world.saved {
-        let id = &world.clients[*client].id;
-        match seen.get(&(id.clone(), *seq)) {
-            Some(found) if found <= version => {}
-            found => return Err(Broken(format!("edit {seq} of {id} was said to be {version}, it is {found:?}"))),
+    for client in world.clients.iter().filter(|client| !client.plain) {
+        let last = last.get(&(client.id.clone(), false)).copied().unwrap_or(0);
+        if last != client.seq {
+            return Err(Broken(format!("{} has made {} edits, the log has {last}", client.id, client.seq)));
         }
     }
     Ok(())
 }
 
+/// Every token at most once; once if its client keeps it until it is confirmed, or was told that it is saved.
+fn tokens(world: &World) -> Result<(), Broken> {
+    for (token, typed) in world.edits.iter().filter(|(_, typed)| typed.inserts) {
+        let carries = |kept: &&Kept<Entry>| count_token(&kept.payload.ops, *token) > 0;
+        let found: Vec<_> = world.store.all.iter().filter(carries).map(|kept| kept.at.version).collect();
+        // A copy that an older session left under way may enter the log after the newer one was refused.
+        let least = usize::from(typed.saved || !typed.refused && !typed.plain);
+        if found.len() > 1 || found.len() < least {
+            return Err(Broken(format!("token {token} of {typed:?} is in versions {found:?}")));
+        }
+    }
+    Ok(())
+}
+
+/// Every unit of text comes from one entry and stays until an entry deletes it: a token that no logged delete has
+/// touched is in the document, once and whole.
+fn provenance(world: &World, folded: &Folded, newest: &Delta) -> Result<(), Broken> {
+    // What each unit is, and the version that it came with.
+    let mut units: Vec<(u16, usize)> = units_of(&world.store_root()).into_iter().map(|unit| (unit, 0)).collect();
+    let mut touched = vec![false; folded.canonical.len() + 1];
+    for (index, ops) in folded.canonical.iter().enumerate() {
+        let mut at = 0;
+        for op in ops.ops() {
+            match op {
+                Op::Retain { length, .. } => at += length,
+                Op::Delete { length } => {
+                    let end = (at + length).min(units.len());
+                    units.drain(at.min(end)..end).for_each(|(_, from)| touched[from] = true);
+                }
+                Op::Insert { .. } | Op::Embed { .. } => {
+                    let new: Vec<_> = units_of_op(op).into_iter().map(|unit| (unit, index + 1)).collect();
+                    let length = new.len();
+                    units.splice(at..at, new);
+                    at += length;
+                }
+            }
+        }
+    }
+    if units.iter().map(|(unit, _)| *unit).ne(units_of(newest)) {
+        return Err(Broken("units that were inserted and not deleted are not those of the document".to_owned()));
+    }
+    for (index, kept) in world.store.all.iter().enumerate() {
+        let inserted: Vec<u16> = kept.payload.ops.ops().iter().flat_map(units_of_op).collect();
+        let left = units.iter().filter(|(_, from)| *from == index + 1).map(|(unit, _)| *unit);
+        if !touched[index + 1] && left.ne(inserted) {
+            return Err(Broken(format!("what version {} inserted is not whole, though nobody deleted it", index + 1)));
+        }
+    }
+    Ok(())
+}
+
+struct Folded {
+    /// At every version.
+    documents: Vec<Delta>,
+    canonical: Vec<Delta>,
+}
+
 /// The document at every version, by the plainest fold there is.
-fn fold(world: &World) -> Result<Vec<Delta>, Broken> {
-    let mut documents = vec![world.store.seed.content.clone()];
+fn fold(world: &World) -> Result<Folded, Broken> {
+    let mut documents = vec![world.store_root()];
     let mut canonical: Vec<Delta> = Vec::new();
-    for logged in &world.store.all {
-        let mut ops = logged.entry.ops.clone();
-        for committed in canonical.iter().skip(logged.entry.base as usize) {
+    for kept in &world.store.all {
+        let mut ops = kept.payload.ops.clone();
+        for committed in canonical.iter().skip(kept.payload.base as usize) {
             ops = committed.transform(&ops, Side::Other);
         }
         let before = documents.last().cloned().unwrap_or_default();
         if ops.base_length() > before.length() {
-            return Err(Broken(format!("version {} reaches past the end", logged.at.version)));
+            return Err(Broken(format!("version {} reaches past the end", kept.at.version)));
         }
         documents.push(before.compose(&ops).map_err(|invalid| Broken(invalid.to_string()))?);
         canonical.push(ops);
     }
-    Ok(documents)
+    Ok(Folded { documents, canonical })
+}
+
+fn units_of(document: &Delta) -> Vec<u16> {
+    document.ops().iter().flat_map(units_of_op).collect()
+}
+
+fn units_of_op(op: &Op) -> Vec<u16> {
+    match op {
+        Op::Insert { text, .. } => text.encode_utf16().collect(),
+        Op::Embed { .. } => vec![0xFFFC],
+        Op::Retain { .. } | Op::Delete { .. } => Vec::new(),
+    }
 }
 
 fn same(who: &str, shown: &Delta, expected: &Delta) -> Result<(), Broken> {

@@ -15,6 +15,10 @@ pub struct Pending {
     pub seq: u64,
     /// As it applies now: after what is confirmed and those before it.
     pub ops: Delta,
+    /// What it carries, to be found again.
+    pub token: u32,
+    /// What it sends in their place, which fits no document: a bug of an editor.
+    pub garbage: Option<Delta>,
 }
 
 /// One editor instance.
@@ -36,6 +40,8 @@ pub struct Client {
     pub seq: u64,
     /// Whether it may send: joined, and not about to join again.
     pub live: bool,
+    /// It sends neither numbers nor sessions, and forgets what is not confirmed when it joins again.
+    pub plain: bool,
 }
 
 /// What the client cannot have been sent.
@@ -54,6 +60,7 @@ impl Client {
             pending: VecDeque::new(),
             seq: 0,
             live: false,
+            plain: false,
         }
     }
 
@@ -61,12 +68,28 @@ impl Client {
     ///
     /// # Errors
     /// The change does not fit.
-    pub fn edit(&mut self, ops: Delta) -> Result<Pending, Broken> {
+    pub fn edit(&mut self, ops: Delta, token: u32) -> Result<Pending, Broken> {
         self.shown = compose(&self.shown, &ops)?;
         self.seq += 1;
-        let pending = Pending { seq: self.seq, ops };
+        let pending = Pending { seq: self.seq, ops, token, garbage: None };
         self.pending.push_back(pending.clone());
         Ok(pending)
+    }
+
+    /// A bug makes an edit of nothing, which is sent as one that fits no document.
+    pub fn edit_garbage(&mut self, token: u32) -> Pending {
+        // Further than any document of a run reaches.
+        let garbage = Some(Delta::new().retain(1 << 30, None).delete(1));
+        self.seq += 1;
+        let pending = Pending { seq: self.seq, ops: Delta::new(), token, garbage };
+        self.pending.push_back(pending.clone());
+        pending
+    }
+
+    /// A plain client goes back to what is confirmed.
+    pub fn forget(&mut self) {
+        self.pending.clear();
+        self.shown = self.confirmed.clone();
     }
 
     /// The number of the first unconfirmed edit, or the next one.
@@ -79,6 +102,9 @@ impl Client {
     /// # Errors
     /// A version is missing, or the edit does not fit.
     pub fn on_edit(&mut self, entry: &Canonical) -> Result<(), Broken> {
+        if self.plain && !self.live {
+            return Ok(());
+        }
         if self.is_new(&entry.at)? {
             self.confirmed = compose(&self.confirmed, &entry.ops)?;
             self.remote(Delta::clone(&entry.ops))?;
@@ -92,8 +118,14 @@ impl Client {
     /// # Errors
     /// A version is missing, or it is not the first unconfirmed edit.
     pub fn on_committed(&mut self, at: &Point, seq: Option<u64>) -> Result<(), Broken> {
+        if self.plain && !self.live {
+            return Ok(());
+        }
         if self.is_new(at)? {
-            let first = self.pending.pop_front().filter(|first| Some(first.seq) == seq);
+            let first = self
+                .pending
+                .pop_front()
+                .filter(|first| self.plain == seq.is_none() && seq.is_none_or(|seq| first.seq == seq));
             let first = first.ok_or_else(|| Broken(format!("own edit {seq:?} out of order at {}", at.version)))?;
             self.confirmed = compose(&self.confirmed, &first.ops)?;
             self.at = Some(at.clone());
@@ -101,11 +133,24 @@ impl Client {
         Ok(())
     }
 
-    /// `document-joined`. Everything that is still unconfirmed has to be sent again.
+    /// What is confirmed, followed by the unconfirmed edits up to this number.
+    ///
+    /// # Errors
+    /// An edit does not fit.
+    pub fn known_up_to(&self, seq: u64) -> Result<Delta, Broken> {
+        let mut known = self.confirmed.clone();
+        for pending in self.pending.iter().take_while(|pending| pending.seq <= seq) {
+            known = compose(&known, &pending.ops)?;
+        }
+        Ok(known)
+    }
+
+    /// `document-joined`. Everything that is still unconfirmed has to be sent again; under another name if this says so,
+    /// because the history has lost edits before them.
     ///
     /// # Errors
     /// The answer does not fit what the client has.
-    pub fn on_joined(&mut self, joined: &Joined) -> Result<(), Broken> {
+    pub fn on_joined(&mut self, joined: &Joined) -> Result<bool, Broken> {
         match &joined.content {
             JoinedContent::Edits(entries) => {
                 for entry in entries {
@@ -120,21 +165,35 @@ impl Client {
                 }
             }
             JoinedContent::Ops(content) => {
-                let mut before = self.confirmed.clone();
-                while self.pending.front().is_some_and(|first| first.seq <= joined.last_seq) {
-                    if let Some(first) = self.pending.pop_front() {
-                        before = compose(&before, &first.ops)?;
-                    }
+                if self.plain {
+                    self.forget();
                 }
+                let before = self.known_up_to(joined.last_seq)?;
+                while self.pending.pop_front_if(|first| first.seq <= joined.last_seq).is_some() {}
                 self.remote(before.diff(content).map_err(|invalid| Broken(format!("diff: {invalid}")))?)?;
                 self.confirmed = content.clone();
                 self.at = Some(joined.at.clone());
             }
             JoinedContent::Text(_) => return Err(Broken("text where a delta was asked for".to_owned())),
         }
+        let is_first = self.session.is_none();
         self.session = Some(joined.session.clone());
-        self.live = true;
-        Ok(())
+        let (next, due) = (self.first_seq(), joined.last_seq + 1);
+        let rename = !self.plain && (next > due || is_first && next != due);
+        self.live = !rename;
+        Ok(rename)
+    }
+
+    /// Goes on as another client.
+    pub fn rename_to(&mut self, id: &str) {
+        self.id = id.into();
+        self.session = None;
+        self.live = false;
+        self.seq = 0;
+        for pending in &mut self.pending {
+            self.seq += 1;
+            pending.seq = self.seq;
+        }
     }
 
     /// The edit of this number is refused: its effect is taken back, its number stays, as an edit that does nothing.
@@ -151,6 +210,7 @@ impl Client {
         if let Some(refused) = self.pending.get_mut(index) {
             undo = refused.ops.invert(&before).map_err(|invalid| Broken(format!("undo: {invalid}")))?;
             refused.ops = Delta::new();
+            refused.garbage = None;
         }
         for pending in self.pending.iter_mut().skip(index + 1) {
             carry(pending, &mut undo);

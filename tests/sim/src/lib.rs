@@ -1,47 +1,72 @@
 //! A deterministic simulation of the editing protocol.
 //!
-//! Four clients send without waiting, three pods run the product's document, one store appends. The schedule is random
-//! and repeats for a seed: pods crash, clients reconnect to other pods, messages of old connections arrive late, replies
-//! and publishes are late or lost, the store goes away, users type while they join, edits are refused, snapshots trim the
-//! log. In: a seed. Out: what was exercised, or what was wrong when everything had come to rest.
+//! Clients send without waiting, pods run the product's document, one store appends. The run is random and repeats for a
+//! seed: pods crash or stop for minutes, clients reconnect to other pods or stay away, messages of old connections arrive
+//! late, replies and publishes are late, lost, doubled or out of order, calls arrive that nobody waits for, the store goes
+//! away, users type while they join, edits are refused, snapshots trim the log. In: a [`Schedule`]. Out: what was met,
+//! or what was wrong when everything had come to rest.
 
 mod check;
 pub mod client;
+mod counts;
+mod log;
+mod minimise;
+mod people;
 mod pod;
+mod pods;
+mod profile;
 pub mod random;
+mod record;
+mod schedule;
 mod sockets;
 pub mod store;
 pub mod typing;
 mod world;
 
+pub use counts::{Counts, Met};
 use document::Mutation;
-pub use world::Counts;
+pub use minimise::minimise;
+pub use schedule::{FAULTS, Fault, Faults, Schedule};
+pub use store::BrokenRule;
 
-/// What is broken on purpose.
+/// What is broken on purpose, and what is kept of the run.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Options {
-    /// A rule of the product.
+    /// A rule of the product's document.
     pub mutation: Mutation,
-    /// The store appends duplicates.
-    pub drop_dedupe: bool,
+    /// A rule of the store.
+    pub broken_rule: BrokenRule,
+    /// Write down what clients go through.
+    pub record: bool,
 }
 
-/// Runs one schedule.
+/// What came of a run.
+#[derive(Debug)]
+pub struct Outcome {
+    /// What it met.
+    pub counts: Counts,
+    /// What clients went through, a line of JSON for each step.
+    pub record: Vec<String>,
+}
+
+/// Plays one run.
 ///
 /// # Errors
 /// What a client could not take, or what did not hold at rest.
-pub fn run(seed: u64, options: &Options) -> Result<Counts, String> {
-    let mut world = world::World::new(seed, options).map_err(|broken| broken.0)?;
-    let steps = 200 + world.random.below(400);
+pub fn run(schedule: &Schedule, options: &Options) -> Result<Outcome, String> {
+    let mut world = world::World::new(schedule, options).map_err(|broken| broken.0)?;
     let mut go = || {
-        for _ in 0..steps {
-            world.step()?;
+        for event in &schedule.events {
+            world.step(*event)?;
         }
         world.settle()?;
         check::check(&world)
     };
     match go() {
-        Ok(()) => Ok(world.counts),
+        Ok(()) => {
+            let record = world.recorder.map(|recorder| recorder.lines).unwrap_or_default();
+            Ok(Outcome { counts: world.counts, record })
+        }
         Err(broken) => Err(broken.0),
     }
 }

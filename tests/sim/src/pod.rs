@@ -26,18 +26,27 @@ pub(crate) struct Pod {
     pub(crate) document: Document,
     /// Not carried out yet.
     pub(crate) jobs: VecDeque<Job>,
-    /// Carried out; the reply is on its way.
-    pub(crate) replies: VecDeque<Input>,
+    /// Carried out; what the document is told is on its way.
+    pub(crate) replies: VecDeque<Vec<Input>>,
     /// Publishes on their way.
     pub(crate) published: VecDeque<Input>,
     /// It cannot reach the store.
     pub(crate) away: bool,
+    /// It stands still.
+    pub(crate) paused: bool,
 }
 
 impl Pod {
     /// A pod that has just opened the document.
     pub(crate) fn new(document: Document) -> Self {
-        Self { document, jobs: VecDeque::new(), replies: VecDeque::new(), published: VecDeque::new(), away: false }
+        Self {
+            document,
+            jobs: VecDeque::new(),
+            replies: VecDeque::new(),
+            published: VecDeque::new(),
+            away: false,
+            paused: false,
+        }
     }
 
     /// Whether nothing is under way.

@@ -1,23 +1,19 @@
-//! Clients and their connections.
+//! Connections, and how pods read them and answer.
 //!
 //! In: what users type, breaks, messages. Out: inputs of the pods' documents, and what the clients hear of them.
 
 use std::{collections::VecDeque, sync::Arc};
 
-use document::{Answer, Code, ConnectionId, Edit, Event, Form, Input, Join, Leaving, Refusal, ReplyId, User, Version};
+use document::{Answer, ConnectionId, Edit, Event, Input, Join, Leaving, Refusal, ReplyId, User, Version};
 use ot::Delta;
 
-use crate::{
-    client::Broken,
-    typing,
-    world::{PODS, Typed, World},
-};
+use crate::{client::Broken, counts::Met, schedule::Fault, world::World};
 
 /// A message of a client.
 #[derive(Debug, Clone)]
 pub(crate) enum Sent {
-    Join { version: Option<Version>, hash: Option<Arc<str>>, session: Option<Arc<str>>, seq: u64 },
-    Edit { version: Version, session: Option<Arc<str>>, seq: u64, ops: Delta },
+    Join { id: Arc<str>, version: Option<Version>, hash: Option<Arc<str>>, session: Option<Arc<str>>, seq: Option<u64> },
+    Edit { version: Version, session: Option<Arc<str>>, seq: Option<u64>, token: u32, ops: Delta },
     Cursor { version: Version, index: usize },
     Leave,
 }
@@ -26,7 +22,7 @@ pub(crate) enum Sent {
 #[derive(Debug)]
 pub(crate) enum Got {
     Event(Event),
-    Edited { seq: u64, session: Option<Arc<str>>, answer: Result<Answer, Refusal> },
+    Edited { seq: Option<u64>, session: Option<Arc<str>>, answer: Result<Answer, Refusal> },
     JoinFailed,
 }
 
@@ -46,44 +42,13 @@ pub(crate) struct Connection {
 
 #[derive(Debug, Clone)]
 pub(crate) enum Asked {
-    Edit { connection: ConnectionId, seq: u64, session: Option<Arc<str>> },
+    Edit { connection: ConnectionId, seq: Option<u64>, token: u32, session: Option<Arc<str>> },
     Join { connection: ConnectionId },
 }
 
 impl World {
-    pub(crate) fn type_something(&mut self, client: usize) -> Result<(), Broken> {
-        if self.edits.len() >= 60 || self.clients[client].at.is_none() {
-            return Ok(());
-        }
-        self.tokens += 1;
-        let ops = typing::edit(&mut self.random, &self.clients[client].shown, self.tokens);
-        let inserts = typing::count_token(&ops, self.tokens) > 0;
-        let pending = self.clients[client].edit(ops)?;
-        let typed = Typed { client, seq: pending.seq, inserts, refused: false };
-        self.edits.insert(self.tokens, typed);
-        self.counts.pipelined += usize::from(self.clients[client].pending.len() > 1);
-        // A careless client sends under its old session while it is joining; that is dropped.
-        if let Some(id) = self.present[client]
-            && (self.clients[client].live || self.random.one_in(2))
-        {
-            let version = self.clients[client].at.as_ref().map_or(0, |at| at.version);
-            let session = self.clients[client].session.clone();
-            self.send(id, Sent::Edit { version, session, seq: pending.seq, ops: pending.ops });
-        }
-        Ok(())
-    }
-
-    pub(crate) fn move_cursor(&mut self, client: usize) {
-        let index = self.random.below(self.clients[client].shown.length() + 1);
-        if let (Some(id), Some(at), true) = (self.present[client], &self.clients[client].at, self.clients[client].live)
-        {
-            let version = at.version;
-            self.send(id, Sent::Cursor { version, index });
-        }
-    }
-
     pub(crate) fn connect(&mut self, client: usize) {
-        let pod = self.random.below(PODS);
+        let pod = self.random.below(self.pods.len());
         self.next += 1;
         let id = ConnectionId(self.next);
         let connection = Connection {
@@ -98,42 +63,64 @@ impl World {
         };
         self.connections.insert(id, connection);
         self.present[client] = Some(id);
+        self.offline[client] = false;
         self.clients[client].live = false;
-        // Clients that flush what they kept, before or after their join: dropped, as they name an older session.
-        let flush_first = self.random.one_in(3);
-        let flush_after = self.random.one_in(3);
-        if flush_first {
+        // Clients that flush what they kept, before or after their join. Those that know sessions name an older one:
+        // such edits are dropped. The others' are committed before the join.
+        let plain = self.clients[client].plain;
+        let (flush_first, flush_after) = (self.random.one_in(3), self.random.one_in(3));
+        let fault = if plain || self.clients[client].session.is_none() { Fault::Early } else { Fault::Flush };
+        if flush_first && self.has(fault) || plain {
             self.flush(client, id);
         }
         self.send_join(client, id, true);
-        if flush_after {
+        if flush_after && self.has(fault) && !plain {
             self.flush(client, id);
         }
     }
 
-    /// Sends part of what is not confirmed under the old session.
-    pub(crate) fn flush(&mut self, client: usize, id: ConnectionId) {
+    /// Sends what is not confirmed, or the end of it, under the old session.
+    fn flush(&mut self, client: usize, id: ConnectionId) {
         let editor = &self.clients[client];
-        let Some(session) = editor.session.clone() else { return };
-        let version = editor.at.as_ref().map_or(0, |at| at.version);
-        let pending: Vec<_> = editor.pending.iter().cloned().collect();
-        let from = self.random.below(pending.len() + 1);
-        for edit in pending.into_iter().skip(from) {
-            self.send(id, Sent::Edit { version, session: Some(session.clone()), seq: edit.seq, ops: edit.ops });
+        if editor.session.is_none() && !self.may_send_early(client) {
+            return;
         }
+        let pending: Vec<_> = editor.pending.iter().cloned().collect();
+        // Edits without a session are taken as they come: only all of them make sense.
+        let from = if editor.session.is_none() || editor.plain { 0 } else { self.random.below(pending.len() + 1) };
+        for edit in pending.into_iter().skip(from) {
+            self.counts.meet(Met::EarlyEdit);
+            self.send_edit(client, id, &edit);
+        }
+    }
+
+    /// Before its first join a client knows the document only if that began empty.
+    pub(crate) fn may_send_early(&self, client: usize) -> bool {
+        self.clients[client].at.is_some() || self.profile.root.is_empty()
     }
 
     pub(crate) fn send_join(&mut self, client: usize, id: ConnectionId, with_version: bool) {
         let editor = &mut self.clients[client];
         editor.live = false;
-        let at = editor.at.clone().filter(|_| with_version);
+        let plain = editor.plain;
+        let at = editor.at.clone().filter(|_| with_version && !plain);
         let join = Sent::Join {
+            id: editor.id.clone(),
             version: at.as_ref().map(|at| at.version),
             hash: at.map(|at| at.hash),
-            session: editor.session.clone(),
-            seq: editor.first_seq(),
+            session: editor.session.clone().filter(|_| !plain),
+            seq: (!plain).then(|| editor.first_seq()),
         };
         self.send(id, join);
+    }
+
+    pub(crate) fn send_edit(&mut self, client: usize, id: ConnectionId, edit: &crate::client::Pending) {
+        let editor = &self.clients[client];
+        let version = editor.at.as_ref().map_or(0, |at| at.version);
+        let session = editor.session.clone().filter(|_| !editor.plain);
+        let seq = (!editor.plain).then_some(edit.seq);
+        let ops = edit.garbage.clone().unwrap_or_else(|| edit.ops.clone());
+        self.send(id, Sent::Edit { version, session, seq, token: edit.token, ops });
     }
 
     pub(crate) fn send(&mut self, id: ConnectionId, message: Sent) {
@@ -145,14 +132,18 @@ impl World {
     /// The client's side of a connection breaks; what it sent may still arrive, or part of it.
     pub(crate) fn disconnect(&mut self, client: usize) {
         let Some(id) = self.present[client].take() else { return };
-        self.clients[client].live = false;
+        self.lose_transport(client);
         let cut = self.random.one_in(2);
+        let late = self.has(Fault::Late) || self.calm;
         if let Some(connection) = self.connections.get_mut(&id) {
             connection.left = true;
             connection.got.clear();
             if cut {
                 let keep = self.random.below(connection.sent.len() + 1);
                 connection.sent.truncate(keep);
+            }
+            if !late {
+                connection.sent.clear();
             }
             connection.sent.push_back(Sent::Leave);
         }
@@ -185,7 +176,7 @@ impl World {
         self.next += 1;
         let reply = ReplyId(self.next);
         match message {
-            Sent::Join { version, hash, session, seq } => {
+            Sent::Join { id: client_id, version, hash, session, seq } => {
                 connection.known = true;
                 let early = std::mem::take(&mut connection.early);
                 self.asked.insert(reply, Asked::Join { connection: id });
@@ -193,21 +184,21 @@ impl World {
                 let join = Join {
                     connection: id,
                     user: User { id: name.clone(), name, avatar: None },
-                    client_id: self.clients[client].id.clone(),
-                    form: if client == 0 { Form::Quill } else { Form::Delta },
+                    client_id,
+                    form: self.profile.clients[client].form,
                     version,
                     hash,
                     last_session: session,
-                    seq: Some(seq),
+                    seq,
                     session: format!("s{}", self.next).into(),
                     early,
                     reply: Some(reply),
                 };
                 self.input(pod, Input::Join(join))
             }
-            Sent::Edit { version, session, seq, ops } => {
-                self.asked.insert(reply, Asked::Edit { connection: id, seq, session: session.clone() });
-                let edit = Edit { connection: id, version, ops, seq: Some(seq), session, reply: Some(reply) };
+            Sent::Edit { version, session, seq, token, ops } => {
+                self.asked.insert(reply, Asked::Edit { connection: id, seq, token, session: session.clone() });
+                let edit = Edit { connection: id, version, ops, seq, session, reply: Some(reply) };
                 if connection.known {
                     self.input(pod, Input::Edit(edit))
                 } else {
@@ -230,11 +221,17 @@ impl World {
         }
     }
 
-    pub(crate) fn answer(&mut self, to: ConnectionId, reply: Option<ReplyId>, answer: Result<Answer, Refusal>) {
+    /// A pod answers a message. An acknowledgement has to be true when it is given.
+    pub(crate) fn answer(
+        &mut self,
+        to: ConnectionId,
+        reply: Option<ReplyId>,
+        answer: Result<Answer, Refusal>,
+    ) -> Result<(), Broken> {
         match reply.and_then(|reply| self.asked.remove(&reply)) {
-            Some(Asked::Edit { connection, seq, session }) => {
-                if let (Ok(Answer::Version(version)), Some(connection)) = (&answer, self.connections.get(&connection)) {
-                    self.saved.push((connection.client, seq, *version));
+            Some(Asked::Edit { connection, seq, token, session }) => {
+                if let Ok(Answer::Version(version)) = &answer {
+                    self.acknowledged(token, *version)?;
                 }
                 self.give(connection, Got::Edited { seq, session, answer });
             }
@@ -246,68 +243,30 @@ impl World {
                 }
             }
         }
+        Ok(())
+    }
+
+    fn acknowledged(&mut self, token: u32, version: Version) -> Result<(), Broken> {
+        let Some(typed) = self.edits.get_mut(&token) else { return Ok(()) };
+        // A refused edit goes on as an empty one under its number.
+        if typed.refused {
+            return Ok(());
+        }
+        typed.saved = true;
+        if !typed.inserts {
+            return Ok(());
+        }
+        let up_to = self.store.all.iter().take(usize::try_from(version).unwrap_or(usize::MAX));
+        let found = up_to.filter(|kept| crate::typing::count_token(&kept.payload.ops, token) > 0).count();
+        if found != 1 {
+            return Err(Broken(format!("token {token} was said to be saved at {version}; there it is {found} times")));
+        }
+        Ok(())
     }
 
     pub(crate) fn give(&mut self, id: ConnectionId, got: Got) {
         if let Some(connection) = self.connections.get_mut(&id).filter(|connection| !connection.left) {
             connection.got.push_back(got);
-        }
-    }
-
-    /// A client reads one message.
-    pub(crate) fn hear(&mut self, client: usize) -> Result<(), Broken> {
-        let Some(id) = self.present[client] else { return Ok(()) };
-        let got = self.connections.get_mut(&id).and_then(|connection| connection.got.pop_front());
-        match got {
-            None => Ok(()),
-            Some(Got::JoinFailed) => {
-                self.send_join(client, id, true);
-                Ok(())
-            }
-            Some(Got::Edited { answer: Ok(_), .. }) => Ok(()),
-            Some(Got::Edited { seq, session, answer: Err(refusal) }) => {
-                if session != self.clients[client].session || !self.clients[client].live {
-                    return Ok(());
-                }
-                self.counts.refused += 1;
-                let drop = matches!(
-                    refusal.code,
-                    Code::BadRequest | Code::OpInvalid | Code::ReadOnly | Code::DocumentTooLarge
-                );
-                if drop {
-                    for typed in self.edits.values_mut().filter(|typed| typed.client == client && typed.seq == seq) {
-                        typed.refused = true;
-                    }
-                    self.clients[client].on_refused(seq)?;
-                }
-                self.send_join(client, id, true);
-                Ok(())
-            }
-            Some(Got::Event(Event::Edit(entry))) => self.clients[client].on_edit(&entry),
-            Some(Got::Event(Event::EditCommitted { at, seq, .. })) => self.clients[client].on_committed(&at, seq),
-            Some(Got::Event(Event::Rejoin)) => {
-                self.send_join(client, id, false);
-                Ok(())
-            }
-            Some(Got::Event(Event::DocumentJoined(joined))) => {
-                match joined.content {
-                    document::JoinedContent::Edits(_) => self.counts.by_entries += 1,
-                    document::JoinedContent::Text(_) | document::JoinedContent::Ops(_) => self.counts.by_content += 1,
-                }
-                self.clients[client].on_joined(&joined)?;
-                self.resend(client, id);
-                Ok(())
-            }
-            Some(Got::Event(_)) => Ok(()),
-        }
-    }
-
-    pub(crate) fn resend(&mut self, client: usize, id: ConnectionId) {
-        let editor = &self.clients[client];
-        let version = editor.at.as_ref().map_or(0, |at| at.version);
-        let session = editor.session.clone();
-        for edit in editor.pending.clone() {
-            self.send(id, Sent::Edit { version, session: session.clone(), seq: edit.seq, ops: edit.ops });
         }
     }
 }

@@ -1,29 +1,131 @@
-//! The store, as the commit script keeps it.
+//! One document in the store, as the commit script and its sisters keep it.
 //!
-//! In: calls of pods, each atomic. Out: verdicts, tails, snapshots. Beside what a real store holds it keeps the whole
-//! log, for the checks at the end.
+//! In: calls, each atomic. Out: verdicts, tails, snapshots. `tests/store_rules.rs` compares it with the product's stores
+//! and with the scripts on real servers. Beside what a real store holds it keeps the whole log, for the checks at the end.
 
 use std::{collections::BTreeMap, sync::Arc};
 
-use document::{Batch, ClientRow, CommitReply, Entry, Logged, Lookup, Point, Role, Snapshot, Verdict, Version};
+use document::{ClientRow, Identity, Point, Verdict, Version};
 
-/// One document's keys.
-#[derive(Debug)]
-pub struct Store {
+/// What is kept of an entry.
+pub trait Payload: Clone {
+    /// Its size.
+    fn bytes(&self) -> usize;
+    /// The hash after it.
+    fn hash_after(&self, before: &str) -> Arc<str>;
+}
+
+/// The bounds; by default those of the product.
+#[derive(Debug, Clone)]
+pub struct Rules {
+    /// Entries based further back are refused.
+    pub window_entries: u64,
+    /// The same in bytes.
+    pub window_bytes: usize,
+    /// Most entries in a reply.
+    pub tail_entries: usize,
+    /// The same in bytes; one entry always fits.
+    pub tail_bytes: usize,
+    /// Rows of clients.
+    pub clients: usize,
+    /// Of these, those of clients that a gateway numbers.
+    pub numbered: usize,
+    /// Entries younger than this are not trimmed.
+    pub keep_ms: u64,
+    /// A rule that is broken on purpose.
+    pub broken: BrokenRule,
+}
+
+/// Rules of the store that the simulation breaks on purpose.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum BrokenRule {
+    /// The product.
+    #[default]
+    None,
+    /// Duplicates are appended.
+    Dedupe,
+    /// Missing numbers are not noticed.
+    Gaps,
+    /// The base is checked once for a call, before anything of it is appended.
+    BasePerCall,
+    /// The head of the caller need not be a point of the log.
+    Forks,
+}
+
+impl Default for Rules {
+    fn default() -> Self {
+        Self {
+            window_entries: 512,
+            window_bytes: 1 << 20,
+            tail_entries: 512,
+            tail_bytes: 256 << 10,
+            clients: 20_000,
+            numbered: 1_000,
+            keep_ms: 600_000,
+            broken: BrokenRule::None,
+        }
+    }
+}
+
+/// An entry to append.
+#[derive(Debug, Clone)]
+pub struct New<E> {
+    /// Whom it is counted against.
+    pub identity: Identity,
+    /// The user.
+    pub owner: Arc<str>,
+    /// What it is made on.
+    pub base: Version,
+    /// The entry.
+    pub payload: E,
+}
+
+/// An entry of the log.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Kept<E> {
+    /// Its version and the hash after it.
+    pub at: Point,
+    /// The entry.
+    pub payload: E,
+    /// When it was appended.
+    pub time_ms: u64,
+}
+
+/// A part of the log.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Part<E> {
+    /// In order.
+    pub entries: Vec<Kept<E>>,
+    /// Whether there are more.
+    pub more: bool,
+}
+
+/// What became of a snapshot.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Saving {
+    /// It is the document's now.
+    Stored,
+    /// A newer one is there.
+    Stale,
+    /// Its point is not in the log.
+    Forked,
+}
+
+/// One document's keys. `S` is the snapshot.
+#[derive(Debug, Clone)]
+pub struct Store<E, S> {
     /// All entries ever, the first one at version 1.
-    pub all: Vec<Logged>,
-    /// Where the log begins: entries at or below are trimmed.
+    pub all: Vec<Kept<E>>,
+    /// Entries at or below are trimmed.
     pub trimmed: Version,
-    /// The newest stored snapshot.
-    pub snapshot: Snapshot,
-    /// What the document began with.
-    pub seed: Snapshot,
-    rows: BTreeMap<Arc<str>, Row>,
+    /// The newest stored snapshot, and where it stands.
+    pub snapshot: (Point, S),
+    /// Version 0.
+    pub root: Point,
+    rules: Rules,
+    rows: BTreeMap<String, Row>,
     floor: Version,
-    window: u64,
-    tail: usize,
-    /// Whether duplicates are noticed; off for the simulation that must notice it.
-    pub dedupe: bool,
+    window_bytes: usize,
 }
 
 #[derive(Debug, Clone)]
@@ -33,19 +135,18 @@ struct Row {
     version: Version,
 }
 
-impl Store {
-    /// A document with this content. `window`: entries based further back are refused; `tail`: most entries in a reply.
-    pub fn new(seed: Snapshot, window: u64, tail: usize) -> Self {
+impl<E: Payload, S> Store<E, S> {
+    /// A new document.
+    pub fn new(rules: Rules, root: Point, snapshot: S) -> Self {
         Self {
             all: Vec::new(),
             trimmed: 0,
-            snapshot: seed.clone(),
-            seed,
+            snapshot: (root.clone(), snapshot),
+            root,
+            rules,
             rows: BTreeMap::new(),
             floor: 0,
-            window,
-            tail,
-            dedupe: true,
+            window_bytes: 0,
         }
     }
 
@@ -54,90 +155,142 @@ impl Store {
         self.all.len() as Version
     }
 
-    /// The point of this version.
+    /// The newest point.
+    pub fn head(&self) -> &Point {
+        self.all.last().map_or(&self.root, |kept| &kept.at)
+    }
+
+    /// The point of this version, trimmed or not.
     pub fn point(&self, version: Version) -> Option<&Point> {
         match version.checked_sub(1) {
-            None => Some(&self.seed.at),
-            Some(index) => self.all.get(usize::try_from(index).ok()?).map(|logged| &logged.at),
+            None => Some(&self.root),
+            Some(index) => self.all.get(usize::try_from(index).ok()?).map(|kept| &kept.at),
         }
     }
 
-    /// The commit script.
-    pub fn commit(&mut self, batch: &Batch) -> CommitReply {
-        if self.point(batch.head.version) != Some(&batch.head) {
-            return CommitReply { verdicts: Vec::new(), tail: Vec::new(), more: false, forked: true };
+    /// Whether this is a point that the log can still prove.
+    pub fn has(&self, point: &Point) -> bool {
+        if point == self.head() || *point == self.snapshot.0 {
+            return true;
         }
-        self.floor = self.floor.max(batch.floor);
-        let verdicts = batch.entries.iter().map(|entry| self.append(entry)).collect();
-        let (tail, more) = self.after(batch.head.version);
-        CommitReply { verdicts, tail, more, forked: false }
+        let proven_by = point.version.max(1);
+        proven_by > self.trimmed && proven_by <= self.version() && self.point(point.version) == Some(point)
     }
 
-    fn append(&mut self, entry: &Entry) -> Verdict {
-        let (last_seq, last_version) =
-            self.rows.get(&entry.identity.id).map_or((0, 0), |row| (row.last_seq, row.version));
-        if entry.identity.seq <= last_seq && self.dedupe {
-            let same = self.all.iter().find(|logged| logged.entry.identity == entry.identity);
-            return Verdict::Dup(same.map_or(last_version, |logged| logged.at.version));
+    /// The commit script: none if `head` is no point of the log.
+    pub fn commit(
+        &mut self,
+        head: &Point,
+        floor: Version,
+        batch: &[New<E>],
+        now_ms: u64,
+    ) -> Option<(Vec<Verdict>, Part<E>)> {
+        if !self.has(head) && self.rules.broken != BrokenRule::Forks {
+            return None;
         }
-        if entry.identity.seq > last_seq + 1 {
-            return Verdict::Gap(last_seq);
+        while self.floor < floor.min(self.version().saturating_sub(1)) {
+            self.raise_floor();
         }
-        let newest = self.version();
-        if entry.base < self.floor.max(newest.saturating_sub(self.window)) {
+        let floor_before = self.floor;
+        let verdicts = batch.iter().map(|new| self.append(new, floor_before, now_ms)).collect();
+        Some((verdicts, self.after(head.version)))
+    }
+
+    /// Entries after this version; the caller knows that it is a point of the log.
+    pub fn after(&self, version: Version) -> Part<E> {
+        let from = usize::try_from(version.max(self.trimmed)).unwrap_or(usize::MAX);
+        let mut part = Part { entries: Vec::new(), more: false };
+        let mut bytes = 0;
+        for kept in self.all.get(from..).unwrap_or_default() {
+            let full = part.entries.len() == self.rules.tail_entries
+                || (!part.entries.is_empty() && bytes + kept.payload.bytes() > self.rules.tail_bytes);
+            if full {
+                part.more = true;
+                break;
+            }
+            bytes += kept.payload.bytes();
+            part.entries.push(kept.clone());
+        }
+        part
+    }
+
+    /// What a lookup says of these clients.
+    pub fn rows(&self, clients: &[Arc<str>]) -> Vec<ClientRow> {
+        let told = |client: &Arc<str>| {
+            let row = self.rows.get(&**client)?;
+            let (owner, last_seq, version) = (row.owner.clone(), row.last_seq, row.version);
+            Some(ClientRow { client_id: client.clone(), owner, last_seq, version })
+        };
+        clients.iter().filter_map(told).collect()
+    }
+
+    /// Stores a snapshot and trims the log below it and the window.
+    pub fn save(&mut self, at: &Point, snapshot: S, now_ms: u64) -> Saving {
+        if at.version > self.version() {
+            return Saving::Forked;
+        }
+        if at.version <= self.snapshot.0.version {
+            return Saving::Stale;
+        }
+        if !self.has(at) {
+            return Saving::Forked;
+        }
+        self.snapshot = (at.clone(), snapshot);
+        let keep = self.floor.min(at.version);
+        while self.trimmed + 1 < keep && self.is_old(self.trimmed + 1, now_ms) {
+            self.trimmed += 1;
+        }
+        Saving::Stored
+    }
+
+    fn is_old(&self, version: Version, now_ms: u64) -> bool {
+        let kept = usize::try_from(version - 1).ok().and_then(|index| self.all.get(index));
+        kept.is_some_and(|kept| now_ms.saturating_sub(kept.time_ms) > self.rules.keep_ms)
+    }
+
+    fn append(&mut self, new: &New<E>, floor_before: Version, now_ms: u64) -> Verdict {
+        let name = if new.identity.by_gateway { format!("~{}", new.identity.id) } else { new.identity.id.to_string() };
+        let seq = new.identity.seq;
+        let row = self.rows.get(&name);
+        let last = row.map_or(0, |row| row.last_seq);
+        if row.is_some_and(|row| row.owner != new.owner) {
+            return Verdict::Gap(last);
+        }
+        if seq <= last && self.rules.broken != BrokenRule::Dedupe {
+            return Verdict::Dup(row.map_or(0, |row| row.version));
+        }
+        if seq > last + 1 && self.rules.broken != BrokenRule::Gaps {
+            return Verdict::Gap(last);
+        }
+        let floor = if self.rules.broken == BrokenRule::BasePerCall { floor_before } else { self.floor };
+        if new.base < floor {
             return Verdict::Behind;
         }
-        let version = newest + 1;
-        let before = self.point(newest).map(|point| point.hash.clone()).unwrap_or_default();
-        let at = Point { version, hash: hash(&before, entry) };
-        self.all.push(Logged { at, entry: entry.clone() });
-        let row = Row { owner: entry.user_id.clone(), last_seq: entry.identity.seq, version };
-        let row = match self.rows.get(&entry.identity.id) {
-            Some(old) => Row { owner: old.owner.clone(), last_seq: row.last_seq.max(old.last_seq), ..row },
-            None => row,
-        };
-        self.rows.insert(entry.identity.id.clone(), row);
+        if row.is_none() {
+            let numbered = self.rows.keys().filter(|name| name.starts_with('~')).count();
+            if self.rows.len() >= self.rules.clients || (new.identity.by_gateway && numbered >= self.rules.numbered) {
+                return Verdict::Overloaded;
+            }
+        }
+        let at = Point { version: self.version() + 1, hash: new.payload.hash_after(&self.head().hash) };
+        let version = at.version;
+        self.window_bytes += new.payload.bytes();
+        self.all.push(Kept { at, payload: new.payload.clone(), time_ms: now_ms });
+        while version - self.floor > self.rules.window_entries
+            || (self.window_bytes > self.rules.window_bytes && version - self.floor > 1)
+        {
+            self.raise_floor();
+        }
+        self.rows.insert(name, Row { owner: new.owner.clone(), last_seq: seq.max(last), version });
         Verdict::Ok(version)
     }
 
-    /// Entries after this version, and whether there are more. What is trimmed is simply not there.
-    pub fn after(&self, version: Version) -> (Vec<Logged>, bool) {
-        let from = usize::try_from(version.max(self.trimmed)).unwrap_or(usize::MAX);
-        let all = self.all.get(from..).unwrap_or_default();
-        (all.iter().take(self.tail).cloned().collect(), all.len() > self.tail)
-    }
-
-    /// Everything that a join asks for.
-    pub fn lookup(&self, role: Role, clients: &[Arc<str>], after: Version) -> Lookup {
-        let rows = clients.iter().filter_map(|client_id| {
-            let row = self.rows.get(client_id)?;
-            let (owner, last_seq, version) = (row.owner.clone(), row.last_seq, row.version);
-            Some(ClientRow { client_id: client_id.clone(), owner, last_seq, version })
-        });
-        let (tail, more) = self.after(after);
-        Lookup { role, rows: rows.collect(), tail, more }
-    }
-
-    /// Stores a snapshot, if it is newer and of this history, and trims the log below its window.
-    pub fn save(&mut self, snapshot: &Snapshot) {
-        if snapshot.at.version > self.snapshot.at.version && self.point(snapshot.at.version) == Some(&snapshot.at) {
-            self.snapshot = snapshot.clone();
-            self.trimmed = self.trimmed.max(snapshot.at.version.saturating_sub(self.window));
+    fn raise_floor(&mut self) {
+        self.floor += 1;
+        if self.floor > self.trimmed
+            && let Some(kept) = usize::try_from(self.floor - 1).ok().and_then(|index| self.all.get(index))
+        {
+            self.window_bytes -= kept.payload.bytes().min(self.window_bytes);
         }
     }
-
-    /// What a pod opens the document from.
-    pub fn open(&self) -> (Snapshot, Vec<Logged>) {
-        let from = usize::try_from(self.snapshot.at.version.max(self.trimmed)).unwrap_or(usize::MAX);
-        (self.snapshot.clone(), self.all.get(from..).unwrap_or_default().to_vec())
-    }
-}
-
-/// Stands in for the SHA-1 of the real one: equal chains give equal hashes.
-fn hash(before: &str, entry: &Entry) -> Arc<str> {
-    let mut hash = 0xCBF2_9CE4_8422_2325_u64;
-    for byte in before.bytes().chain(format!("{entry:?}").bytes()) {
-        hash = (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01B3);
-    }
-    format!("{:011x}", hash >> 20).into()
 }

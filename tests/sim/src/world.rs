@@ -1,186 +1,195 @@
-//! Everything at once: clients, connections, pods and the store, and one step after the other.
+//! Everything at once: clients, connections, pods and the store, and one event after the other.
 //!
-//! In: a random generator. Out: a history, and what the clients show at its end.
+//! In: a schedule. Out: a history, and what the clients show at its end.
 
 use std::collections::BTreeMap;
 
-use document::{Command, ConnectionId, Document, Event, Input, Point, ReplyId, Role, Settings, Snapshot, Version};
+use document::{ConnectionId, Input, Point, ReplyId, Role, Snapshot};
 use ot::Delta;
 
 use crate::{
     Options,
     client::{Broken, Client},
-    pod::{Job, Pod},
+    counts::{Counts, Met},
+    log::Log,
+    pod::Pod,
+    profile::Profile,
     random::Random,
-    sockets::{Asked, Connection, Got},
-    store::Store,
+    record::Recorder,
+    schedule::{Fault, Schedule},
+    sockets::{Asked, Connection},
 };
 
-/// Small, so that short runs meet every bound.
-const WINDOW: u64 = 6;
-const TAIL: usize = 5;
-pub(crate) const PODS: usize = 3;
-pub(crate) const CLIENTS: usize = 4;
-
-/// What was exercised.
-#[derive(Debug, Clone, Copy, Default)]
-pub struct Counts {
-    /// Joins answered by entries.
-    pub by_entries: usize,
-    /// Joins answered by content.
-    pub by_content: usize,
-    /// `rejoin` events.
-    pub rejoins: usize,
-    /// Edits refused.
-    pub refused: usize,
-    /// Edits sent while others were unconfirmed.
-    pub pipelined: usize,
-    /// Entries that did not apply to the version before them as they were.
-    pub folded: usize,
-    /// Duplicates that the store noticed.
-    pub duplicates: usize,
-    /// Entries refused as too far behind.
-    pub behind: usize,
-    /// Documents opened anew.
-    pub reopened: usize,
-}
+/// Rounds after which everything has come to rest, or never does.
+const ROUNDS_MAX: usize = 600;
 
 /// An edit that a user made.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, Default)]
 pub(crate) struct Typed {
-    pub(crate) client: usize,
-    pub(crate) seq: u64,
     /// It carries its token.
     pub(crate) inserts: bool,
     /// It was refused, so that its number stands for an edit that does nothing.
     pub(crate) refused: bool,
+    /// Its client was told that it is saved.
+    pub(crate) saved: bool,
+    /// It may be lost: its client has no numbers.
+    pub(crate) plain: bool,
 }
 
 /// The whole simulated system.
 pub(crate) struct World {
     pub(crate) random: Random,
-    pub(crate) store: Store,
+    pub(crate) schedule: Schedule,
+    pub(crate) profile: Profile,
+    pub(crate) store: Log,
     pub(crate) pods: Vec<Pod>,
     pub(crate) clients: Vec<Client>,
     pub(crate) counts: Counts,
     pub(crate) roles: Vec<Role>,
     pub(crate) connections: BTreeMap<ConnectionId, Connection>,
-    /// The connection that each client uses.
+    /// The connection that a client uses.
     pub(crate) present: Vec<Option<ConnectionId>>,
+    /// Who stays away for long.
+    pub(crate) offline: Vec<bool>,
     pub(crate) asked: BTreeMap<ReplyId, Asked>,
-    pub(crate) settings: Settings,
+    /// Calls that nobody waits for.
+    pub(crate) ghosts: Vec<document::Batch>,
     pub(crate) now_ms: u64,
+    /// Names things.
     pub(crate) next: u64,
     pub(crate) tokens: u32,
     /// By token.
     pub(crate) edits: BTreeMap<u32, Typed>,
-    /// Acknowledged edits and the version that was said.
-    pub(crate) saved: Vec<(usize, u64, Version)>,
-    /// At the end nobody types and nothing fails any more.
+    /// Nothing fails any more, and nobody types.
     pub(crate) calm: bool,
+    pub(crate) recorder: Option<Recorder>,
 }
 
 impl World {
-    pub(crate) fn new(seed: u64, options: &Options) -> Result<Self, Broken> {
-        let mut random = Random::new(seed);
-        let settings = Settings {
-            max_document_bytes: 150 + random.below(150),
-            window_entries: WINDOW as usize,
-            snapshot_tail_entries: 3 + random.below(8),
-            batch_entries: 3,
-            held_edits: 4,
-            behind_entries: 12,
-            mutation: options.mutation,
-            ..Settings::default()
-        };
-        let seed = Snapshot {
-            at: Point { version: 0, hash: "0".into() },
-            content: Delta::new().insert("abc", None),
-            window: Vec::new(),
-        };
-        let mut store = Store::new(seed, WINDOW, TAIL);
-        store.dedupe = !options.drop_dedupe;
-        let mut roles = vec![Role::Write; CLIENTS];
-        if random.one_in(4) {
-            roles[CLIENTS - 1] = if random.one_in(2) { Role::Read } else { Role::Comment };
-        }
+    pub(crate) fn new(schedule: &Schedule, options: &Options) -> Result<Self, Broken> {
+        let mut profile = Profile::of(schedule, options.mutation);
+        profile.rules.broken = options.broken_rule;
+        let root = Point { version: 0, hash: "0".into() };
+        let content = if profile.root.is_empty() { Delta::new() } else { Delta::new().insert(profile.root, None) };
+        let snapshot = Snapshot { at: root.clone(), content, window: Vec::new() };
+        let clients = profile.clients.len();
         let mut world = Self {
-            random,
-            store,
+            random: Random::new(schedule.seed),
+            schedule: schedule.clone(),
+            store: Log::new(profile.rules.clone(), root, snapshot),
             pods: Vec::new(),
-            clients: (0..CLIENTS).map(|index| Client::new(&format!("c{index}"))).collect(),
+            clients: (0..clients).map(|index| Client::new(&format!("c{index}"))).collect(),
             counts: Counts::default(),
-            roles,
+            roles: profile.clients.iter().map(|person| person.role).collect(),
             connections: BTreeMap::new(),
-            present: vec![None; CLIENTS],
+            present: vec![None; clients],
+            offline: vec![false; clients],
             asked: BTreeMap::new(),
-            settings,
+            ghosts: Vec::new(),
             now_ms: 1_000,
             next: 0,
             tokens: 0,
             edits: BTreeMap::new(),
-            saved: Vec::new(),
             calm: false,
+            recorder: options.record.then(Recorder::default),
+            profile,
         };
-        for _ in 0..PODS {
+        for client in 0..clients {
+            world.clients[client].plain = world.profile.clients[client].plain;
+        }
+        for _ in 0..world.profile.pods {
             let document = world.open()?;
             world.pods.push(Pod::new(document));
         }
-        for client in 0..CLIENTS {
+        for client in 0..clients {
             world.connect(client);
         }
         Ok(world)
     }
 
-    /// One random step.
-    pub(crate) fn step(&mut self) -> Result<(), Broken> {
-        let client = self.random.below(CLIENTS);
-        let pod = self.random.below(PODS);
+    /// What the document began with.
+    pub(crate) fn store_root(&self) -> Delta {
+        if self.profile.root.is_empty() { Delta::new() } else { Delta::new().insert(self.profile.root, None) }
+    }
+
+    /// Whether this kind of trouble is part of the run and may happen now.
+    pub(crate) fn has(&self, fault: Fault) -> bool {
+        !self.calm && !self.schedule.without.has(fault)
+    }
+
+    /// Whether this kind of trouble happens now, once in `n` times.
+    pub(crate) fn fault(&mut self, fault: Fault, n: usize) -> bool {
+        self.random.one_in(n) && self.has(fault)
+    }
+
+    /// One event.
+    pub(crate) fn step(&mut self, event: u32) -> Result<(), Broken> {
+        self.random = self.schedule.random(event);
+        let kind = self.random.below(1_000);
+        let client = self.random.below(self.clients.len());
+        let pod = self.random.below(self.pods.len());
         self.now_ms += self.random.below(300) as u64;
         if self.random.one_in(200) {
             self.now_ms += 31_000;
         }
-        match self.random.below(100) {
-            0..22 => self.type_something(client)?,
-            22..44 => self.read_socket(pod)?,
-            44..58 => self.work(pod)?,
-            58..70 => self.reply(pod)?,
-            70..75 => self.deliver_publish(pod)?,
-            75..91 => self.hear(client)?,
-            91..93 => self.disconnect(client),
-            93..95 if self.present[client].is_none() => self.connect(client),
-            95 => self.crash(pod)?,
-            96 => self.toggle_store(pod)?,
-            97 => self.move_cursor(client),
-            _ => self.input(pod, Input::Tick)?,
+        let runs = !self.pods[pod].paused;
+        match kind {
+            0..210 => self.type_something(client)?,
+            210..430 if runs => self.read_socket(pod)?,
+            // What a stopped pod has sent still arrives.
+            430..570 => self.work(pod)?,
+            570..690 if runs => self.reply(pod)?,
+            690..740 if runs => self.deliver_publish(pod)?,
+            740..890 => self.hear(client)?,
+            890..910 if self.has(Fault::Disconnect) => self.disconnect(client),
+            910..935 if self.present[client].is_none() && !self.offline[client] => self.connect(client),
+            935..945 if self.has(Fault::Crash) => self.crash(pod)?,
+            945..953 if self.has(Fault::Pause) => self.toggle_pause(pod)?,
+            953..961 if self.has(Fault::Away) && runs => self.toggle_store(pod)?,
+            961..969 if self.has(Fault::Offline) => self.go_or_come(client),
+            969..975 => self.haunt(),
+            975..980 if self.has(Fault::Garbage) => self.type_garbage(client),
+            980..984 if self.has(Fault::Roles) => self.change_role(client),
+            984..992 => self.move_cursor(client),
+            _ if runs => self.input(pod, Input::Tick)?,
+            _ => {}
         }
         Ok(())
     }
 
+    /// The client is away for long, or is back.
+    fn go_or_come(&mut self, client: usize) {
+        self.offline[client] = !self.offline[client];
+        if self.offline[client] {
+            self.disconnect(client);
+        }
+    }
+
+    fn change_role(&mut self, client: usize) {
+        if client + 1 == self.clients.len() {
+            self.roles[client] = [Role::Write, Role::Read, Role::Comment][self.random.below(3)];
+        }
+    }
+
     /// Lets everything finish, with nobody typing and nothing failing.
     pub(crate) fn settle(&mut self) -> Result<(), Broken> {
+        self.random = self.schedule.random(u32::MAX);
         self.calm = true;
-        for round in 0..600 {
+        while !self.ghosts.is_empty() {
+            self.haunt();
+        }
+        for pod in 0..self.pods.len() {
+            if self.pods[pod].paused {
+                self.toggle_pause(pod)?;
+            }
+        }
+        for round in 0..ROUNDS_MAX {
             self.now_ms += 200;
             let mut busy = false;
-            for pod in 0..PODS {
-                if self.pods[pod].away {
-                    self.toggle_store(pod)?;
-                }
-                while self.has_mail(pod) {
-                    self.read_socket(pod)?;
-                    busy = true;
-                }
-                while !self.pods[pod].is_quiet() {
-                    self.work(pod)?;
-                    self.reply(pod)?;
-                    self.deliver_publish(pod)?;
-                    busy = true;
-                }
-                self.input(pod, Input::Hint(self.store.version()))?;
-                self.input(pod, Input::Tick)?;
+            for pod in 0..self.pods.len() {
+                busy |= self.settle_pod(pod)?;
             }
-            for client in 0..CLIENTS {
+            for client in 0..self.clients.len() {
                 if self.present[client].is_none() {
                     self.connect(client);
                     busy = true;
@@ -200,7 +209,7 @@ impl World {
                 return Ok(());
             }
             if !busy && waiting && round % 4 == 3 {
-                for client in 0..CLIENTS {
+                for client in 0..self.clients.len() {
                     if !self.clients[client].live || !self.clients[client].pending.is_empty() {
                         self.disconnect(client);
                     }
@@ -212,164 +221,46 @@ impl World {
         Err(Broken(format!("does not come to rest at {}: {clients:?} {pods:?}", self.store.version())))
     }
 
-    pub(crate) fn open(&self) -> Result<Document, Broken> {
-        let (snapshot, tail) = self.store.open();
-        let name = format!("pod{}", self.next).into();
-        Document::open(self.settings.clone(), name, snapshot, tail, self.now_ms)
-            .map_err(|error| Broken(format!("cannot open: {error}")))
+    fn settle_pod(&mut self, pod: usize) -> Result<bool, Broken> {
+        let mut busy = false;
+        if self.pods[pod].away {
+            self.toggle_store(pod)?;
+        }
+        while self.has_mail(pod) {
+            self.read_socket(pod)?;
+            busy = true;
+        }
+        while !self.pods[pod].is_quiet() {
+            self.work(pod)?;
+            self.reply(pod)?;
+            self.deliver_publish(pod)?;
+            busy = true;
+        }
+        self.input(pod, Input::Hint(self.store.version()))?;
+        self.input(pod, Input::Tick)?;
+        Ok(busy)
     }
 
-    fn crash(&mut self, pod: usize) -> Result<(), Broken> {
-        // A commit call that was on its way may have arrived.
-        for job in std::mem::take(&mut self.pods[pod].jobs) {
-            if let Job::Commit(batch) = job
-                && self.random.one_in(2)
-            {
-                self.commit(&batch);
-            }
+    /// Counts a refusal as what it is.
+    pub(crate) fn count_refusal(&mut self, code: document::Code) {
+        use document::Code;
+        self.counts.meet(Met::Refused);
+        match code {
+            Code::ReadOnly => self.counts.meet(Met::ReadOnly),
+            Code::DocumentTooLarge => self.counts.meet(Met::TooLarge),
+            Code::StoreUnavailable => self.counts.meet(Met::Unavailable),
+            Code::OpInvalid => self.counts.meet(Met::Garbage),
+            Code::VersionTooOld => self.counts.meet(Met::BelowFloor),
+            Code::BadRequest
+            | Code::RateLimited
+            | Code::Overloaded
+            | Code::SeqGap
+            | Code::VersionAhead
+            | Code::AccessDenied
+            | Code::JoinFailed
+            | Code::NotJoined
+            | Code::ClientReplaced
+            | Code::NotDurableYet => {}
         }
-        let gone: Vec<_> =
-            self.connections.iter().filter(|(_, connection)| connection.pod == pod).map(|(id, _)| *id).collect();
-        for id in gone {
-            if let Some(connection) = self.connections.remove(&id)
-                && self.present[connection.client] == Some(id)
-            {
-                self.present[connection.client] = None;
-                self.clients[connection.client].live = false;
-            }
-        }
-        self.next += 1;
-        self.pods[pod] = Pod::new(self.open()?);
-        Ok(())
-    }
-
-    fn toggle_store(&mut self, pod: usize) -> Result<(), Broken> {
-        let away = !self.pods[pod].away && !self.calm;
-        self.pods[pod].away = away;
-        self.input(pod, Input::StoreAway(away))
-    }
-
-    /// The store carries out one job of a pod.
-    fn work(&mut self, pod: usize) -> Result<(), Broken> {
-        if self.pods[pod].away || self.pods[pod].jobs.is_empty() {
-            return Ok(());
-        }
-        let index = self.random.below(self.pods[pod].jobs.len());
-        let Some(job) = self.pods[pod].jobs.remove(index) else { return Ok(()) };
-        let reply = match job {
-            Job::Lookup { connection, clients, after } => {
-                let client = self.connections.get(&connection).map_or(0, |connection| connection.client);
-                let lookup = self.store.lookup(self.roles[client], &clients, after.version);
-                Input::LookedUp { connection, result: Ok(lookup) }
-            }
-            Job::Commit(batch) => {
-                let before = self.commit(&batch);
-                if !self.calm && self.random.one_in(8) {
-                    // The reply is lost: the pod asks again.
-                    self.pods[pod].jobs.push_back(Job::Commit(batch));
-                    return Ok(());
-                }
-                Input::Committed(before)
-            }
-            Job::Fetch { after } => Input::Learned(self.store.after(after.version).0),
-            Job::Save(snapshot) => {
-                self.store.save(&snapshot);
-                Input::Saved(snapshot.at.version)
-            }
-        };
-        self.pods[pod].replies.push_back(reply);
-        Ok(())
-    }
-
-    /// Runs the commit script and publishes what it appended.
-    fn commit(&mut self, batch: &document::Batch) -> document::CommitReply {
-        let before = self.store.version();
-        let reply = self.store.commit(batch);
-        for verdict in &reply.verdicts {
-            match verdict {
-                document::Verdict::Dup(_) => self.counts.duplicates += 1,
-                document::Verdict::Behind => self.counts.behind += 1,
-                document::Verdict::Ok(_) | document::Verdict::Gap(_) | document::Verdict::Overloaded => {}
-            }
-        }
-        let appended: Vec<_> = self.store.all.iter().skip(before as usize).cloned().collect();
-        self.counts.folded += appended.iter().filter(|logged| logged.entry.base + 1 < logged.at.version).count();
-        if let Some(last) = appended.last() {
-            for other in 0..self.pods.len() {
-                match self.random.below(8) {
-                    0 => {}
-                    1 => self.pods[other].published.push_back(Input::Hint(last.at.version)),
-                    _ => self.pods[other].published.push_back(Input::Learned(appended.clone())),
-                }
-            }
-        }
-        reply
-    }
-
-    fn reply(&mut self, pod: usize) -> Result<(), Broken> {
-        let index = self.random.below(self.pods[pod].replies.len());
-        match self.pods[pod].replies.remove(index) {
-            Some(reply) => self.input(pod, reply),
-            None => Ok(()),
-        }
-    }
-
-    fn deliver_publish(&mut self, pod: usize) -> Result<(), Broken> {
-        match self.pods[pod].published.pop_front() {
-            Some(published) => self.input(pod, published),
-            None => Ok(()),
-        }
-    }
-
-    /// Hands an input to a pod's document and carries out what comes of it.
-    pub(crate) fn input(&mut self, pod: usize, input: Input) -> Result<(), Broken> {
-        for command in self.pods[pod].document.handle(input, self.now_ms) {
-            match command {
-                Command::Send { to, event } => {
-                    self.counts.rejoins += if event == Event::Rejoin { to.len() } else { 0 };
-                    for id in to {
-                        self.give(id, Got::Event(event.clone()));
-                    }
-                }
-                Command::Answer { to, reply, answer } => self.answer(to, reply, answer),
-                Command::Lookup { connection, clients, after, .. } => {
-                    self.pods[pod].jobs.push_back(Job::Lookup { connection, clients, after });
-                }
-                Command::Commit(batch) => self.pods[pod].jobs.push_back(Job::Commit(batch)),
-                Command::Fetch { after } => self.pods[pod].jobs.push_back(Job::Fetch { after }),
-                Command::Save(snapshot) => self.pods[pod].jobs.push_back(Job::Save(snapshot)),
-                Command::Publish(peer) => {
-                    for other in (0..self.pods.len()).filter(|other| *other != pod) {
-                        self.pods[other].published.push_back(Input::Peer(peer.clone()));
-                    }
-                }
-                Command::WritePresence(_) => {}
-                Command::PauseReading { connection, pause } => {
-                    if let Some(connection) = self.connections.get_mut(&connection) {
-                        connection.paused = pause;
-                    }
-                }
-                Command::Reopen => {
-                    self.counts.reopened += 1;
-                    let away = self.pods[pod].away;
-                    let jobs = std::mem::take(&mut self.pods[pod].jobs);
-                    self.next += 1;
-                    // Calls of the old copy are no longer answered, but may arrive.
-                    for job in jobs {
-                        if let Job::Commit(batch) = job
-                            && self.random.one_in(2)
-                        {
-                            self.commit(&batch);
-                        }
-                    }
-                    self.pods[pod] = Pod::new(self.open()?);
-                    if away {
-                        self.toggle_store(pod)?;
-                    }
-                    return Ok(());
-                }
-            }
-        }
-        Ok(())
     }
 }

@@ -1,0 +1,172 @@
+//! Clients: what their users type, and what they make of what they hear.
+//!
+//! In: the schedule. Out: messages on the clients' connections, and their state, as the contract's rule says.
+
+use document::{Code, ConnectionId, Event, JoinedContent};
+use ot::Delta;
+
+use crate::{
+    client::Broken,
+    counts::Met,
+    record::Act,
+    schedule::Fault,
+    sockets::{Got, Sent},
+    typing,
+    world::{Typed, World},
+};
+
+impl World {
+    pub(crate) fn type_something(&mut self, client: usize) -> Result<(), Broken> {
+        let is_first = self.clients[client].at.is_none();
+        let early = self.fault(Fault::Early, 4);
+        let editor = &self.clients[client];
+        if self.edits.len() >= self.profile.edits_max
+            || is_first && (!early || editor.plain && !self.may_send_early(client))
+        {
+            return Ok(());
+        }
+        // A plain client that waits for its join does not let its user type.
+        if editor.plain && self.present[client].is_some() && !editor.live {
+            return Ok(());
+        }
+        self.tokens += 1;
+        let ops = typing::edit(&mut self.random, &self.clients[client].shown, self.tokens);
+        let inserts = typing::count_token(&ops, self.tokens) > 0;
+        let pending = self.clients[client].edit(ops.clone(), self.tokens)?;
+        let plain = self.clients[client].plain;
+        let typed = Typed { inserts, plain, ..Typed::default() };
+        self.edits.insert(self.tokens, typed);
+        self.counts.meet_times(Met::Pipelined, usize::from(self.clients[client].pending.len() > 1));
+        self.counts.meet_times(Met::TypedOffline, usize::from(self.offline[client]));
+        self.counts.meet_times(Met::TypedBeforeJoin, usize::from(is_first));
+        self.counts.meet_times(Met::PlainEdit, usize::from(plain));
+        self.record(client, Act::Local(&ops));
+        // A careless client sends under its old session while it is joining; that is dropped.
+        let careless = self.random.one_in(2) && self.has(Fault::Early) && self.may_send_early(client);
+        if let Some(id) = self.present[client]
+            && (self.clients[client].live || careless)
+        {
+            self.send_edit(client, id, &pending);
+        }
+        Ok(())
+    }
+
+    /// A bug in an editor.
+    pub(crate) fn type_garbage(&mut self, client: usize) {
+        if self.clients[client].at.is_none() || self.clients[client].plain || self.edits.len() >= self.profile.edits_max
+        {
+            return;
+        }
+        self.tokens += 1;
+        let pending = self.clients[client].edit_garbage(self.tokens);
+        self.edits.insert(self.tokens, Typed::default());
+        if let Some(id) = self.present[client].filter(|_| self.clients[client].live) {
+            self.send_edit(client, id, &pending);
+        }
+    }
+
+    pub(crate) fn move_cursor(&mut self, client: usize) {
+        let index = self.random.below(self.clients[client].shown.length() + 1);
+        if let (Some(id), Some(at), true) = (self.present[client], &self.clients[client].at, self.clients[client].live)
+        {
+            let version = at.version;
+            self.send(id, Sent::Cursor { version, index });
+        }
+    }
+
+    /// The client notices that its connection is gone.
+    pub(crate) fn lose_transport(&mut self, client: usize) {
+        self.clients[client].live = false;
+        if self.clients[client].plain {
+            self.clients[client].forget();
+        }
+        self.record(client, Act::Disconnected);
+    }
+
+    /// A client reads one message.
+    pub(crate) fn hear(&mut self, client: usize) -> Result<(), Broken> {
+        let Some(id) = self.present[client] else { return Ok(()) };
+        let got = self.connections.get_mut(&id).and_then(|connection| connection.got.pop_front());
+        match got {
+            None | Some(Got::Edited { answer: Ok(_), .. }) => Ok(()),
+            Some(Got::JoinFailed) => {
+                self.counts.meet(Met::FailedJoin);
+                self.send_join(client, id, true);
+                Ok(())
+            }
+            Some(Got::Edited { seq, session, answer: Err(refusal) }) => {
+                let editor = &self.clients[client];
+                if !editor.live || !editor.plain && session != editor.session {
+                    return Ok(());
+                }
+                self.refused(client, id, seq.unwrap_or(0), refusal.code)
+            }
+            Some(Got::Event(event)) => self.hear_event(client, id, &event),
+        }
+    }
+
+    fn refused(&mut self, client: usize, id: ConnectionId, seq: u64, code: Code) -> Result<(), Broken> {
+        self.count_refusal(code);
+        let drop = matches!(code, Code::BadRequest | Code::OpInvalid | Code::ReadOnly | Code::DocumentTooLarge);
+        let editor = &mut self.clients[client];
+        if editor.plain {
+            editor.forget();
+        } else if drop {
+            self.counts.meet(Met::Dropped);
+            let refused = editor.pending.iter().find(|pending| pending.seq == seq).map(|pending| pending.token);
+            editor.on_refused(seq)?;
+            if let Some(typed) = refused.and_then(|token| self.edits.get_mut(&token)) {
+                typed.refused = true;
+            }
+        }
+        self.send_join(client, id, true);
+        self.record(client, Act::Refused(seq, code));
+        Ok(())
+    }
+
+    fn hear_event(&mut self, client: usize, id: ConnectionId, event: &Event) -> Result<(), Broken> {
+        let difference = self.difference(client, event);
+        let editor = &mut self.clients[client];
+        match event {
+            Event::Edit(entry) => editor.on_edit(entry)?,
+            Event::EditCommitted { at, seq, .. } => editor.on_committed(at, *seq)?,
+            Event::Rejoin => {
+                if editor.plain {
+                    editor.forget();
+                }
+                self.send_join(client, id, false);
+            }
+            Event::DocumentJoined(joined) => {
+                let rename = editor.on_joined(joined)?;
+                if rename {
+                    self.counts.meet(Met::Renamed);
+                    self.next += 1;
+                    self.clients[client].rename_to(&format!("c{client}-{}", self.next));
+                    self.record(client, Act::Event(event, difference));
+                    // A client id belongs to a connection's life.
+                    self.disconnect(client);
+                    return Ok(());
+                }
+                for edit in self.clients[client].pending.clone() {
+                    self.send_edit(client, id, &edit);
+                }
+            }
+            Event::UserJoined(_)
+            | Event::UserLeft { .. }
+            | Event::Presence { .. }
+            | Event::CursorUpdate { .. }
+            | Event::TypingUpdate { .. }
+            | Event::Error(_) => return Ok(()),
+        }
+        self.record(client, Act::Event(event, difference));
+        Ok(())
+    }
+
+    /// The change that a join by content is taken for; only for those who write down what happens.
+    fn difference(&self, client: usize, event: &Event) -> Option<Delta> {
+        let Event::DocumentJoined(joined) = event else { return None };
+        let JoinedContent::Ops(content) = &joined.content else { return None };
+        self.recorder.as_ref()?;
+        self.clients[client].known_up_to(joined.last_seq).ok()?.diff(content).ok()
+    }
+}

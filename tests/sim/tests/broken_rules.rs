@@ -1,0 +1,69 @@
+//! Rules taken away one by one: the simulation has to notice each.
+
+use document::Mutation;
+use sim::{BrokenRule, Options, Schedule, minimise, run};
+
+/// Runs within which a broken rule has to show.
+const WITHIN: u64 = 5_000;
+
+#[test]
+fn turning_ties_round_is_noticed() {
+    assert_noticed(broken(Mutation::FlipTies));
+}
+
+#[test]
+fn leaving_own_entries_out_of_the_context_is_noticed() {
+    assert_noticed(broken(Mutation::SkipOwnEntries));
+}
+
+#[test]
+fn folding_over_own_entries_is_noticed() {
+    assert_noticed(broken(Mutation::FoldOverOwnEntries));
+}
+
+#[test]
+fn composing_the_missed_history_is_noticed() {
+    assert_noticed(broken(Mutation::ComposedHistory));
+}
+
+#[test]
+fn doing_without_sessions_is_noticed() {
+    assert_noticed(broken(Mutation::NoSessions));
+}
+
+#[test]
+fn snapshots_without_their_window_are_noticed() {
+    assert_noticed(broken(Mutation::SnapshotWithoutWindow));
+}
+
+#[test]
+fn acknowledging_before_the_commit_is_noticed() {
+    assert_noticed(broken(Mutation::AcknowledgeEarly));
+}
+
+#[test]
+fn a_batch_with_two_edits_of_a_client_is_noticed() {
+    assert_noticed(broken(Mutation::ChainedBatch));
+}
+
+#[test]
+fn a_store_that_appends_duplicates_is_noticed() {
+    assert_noticed(Options { broken_rule: BrokenRule::Dedupe, ..Options::default() });
+}
+
+#[test]
+fn a_store_that_checks_bases_once_per_call_is_noticed() {
+    assert_noticed(Options { broken_rule: BrokenRule::BasePerCall, ..Options::default() });
+}
+
+fn broken(mutation: Mutation) -> Options {
+    Options { mutation, ..Options::default() }
+}
+
+fn assert_noticed(options: Options) {
+    let noticed = (1..=WITHIN).find_map(|seed| run(&Schedule::of(seed), &options).err().map(|wrong| (seed, wrong)));
+    let (seed, wrong) = noticed.expect("no run notices");
+    let smallest = minimise(&Schedule::of(seed), |schedule| run(schedule, &options).is_err());
+    println!("after {seed} runs: {wrong:.300}\n  smallest, {} events: {smallest}", smallest.events.len());
+    assert!(smallest.events.len() < 60, "not made small: {smallest}");
+}

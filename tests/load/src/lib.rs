@@ -1,4 +1,14 @@
-//! What the benchmarks run on: real editing traces as Deltas.
+//! What the benchmarks run on: real editing traces as Deltas, and (in the modules) load on servers over sockets.
+
+pub mod bare;
+pub mod drivers;
+pub mod figures;
+pub mod frames;
+pub mod histogram;
+pub mod process;
+pub mod scenarios;
+pub mod servers;
+pub mod swarm;
 
 use std::{fs::File, path::PathBuf};
 

@@ -94,9 +94,10 @@ impl World {
         }
     }
 
-    /// Before its first join a client knows the document only if that began empty.
+    /// Before its first join a client knows the document only if that began empty. The product's client, which the
+    /// recorded ones are compared with, waits for its join.
     pub(crate) fn may_send_early(&self, client: usize) -> bool {
-        self.clients[client].at.is_some() || self.profile.root.is_empty()
+        self.clients[client].at.is_some() || self.profile.root.is_empty() && self.recorder.is_none()
     }
 
     pub(crate) fn send_join(&mut self, client: usize, id: ConnectionId, with_version: bool) {

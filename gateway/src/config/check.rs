@@ -1,0 +1,104 @@
+//! From flags to a configuration that works.
+//!
+//! In: [`Flags`] and the files they name. Out: a [`Config`], or a [`Mistake`] that names the flag.
+
+use super::{
+    Config, Jwt, Mistake, Redis,
+    flags::Flags,
+    values::{addresses, unreadable},
+};
+use crate::live::{self, Live};
+
+impl Flags {
+    pub(super) fn check(self) -> Result<Config, Mistake> {
+        self.refuse_what_is_not_built()?;
+        let redis = self.redis()?;
+        if redis.is_some() && self.jwt_secret_file.is_empty() {
+            return Err(Mistake("--jwt-secret-file is missing: name a file with the secret that signs tokens".into()));
+        }
+        if redis.is_none() && self.jwt_secret_file.is_empty() && !self.demo {
+            return Err(Mistake("--jwt-secret-file is missing: name a file with the secret, or add --demo".into()));
+        }
+        for file in &self.jwt_secret_file {
+            let secret = std::fs::read(file).map_err(|error| unreadable("--jwt-secret-file", file, &error))?;
+            if secret.trim_ascii().is_empty() {
+                return Err(Mistake(format!("--jwt-secret-file: {} is empty", file.display())));
+            }
+        }
+        for (flag, bytes) in
+            [("--max-document-bytes", self.max_document_bytes), ("--max-edit-bytes", self.max_edit_bytes)]
+        {
+            if bytes == 0 {
+                return Err(Mistake(format!("{flag} must be at least 1")));
+            }
+        }
+        if self.ping_interval.is_zero() || self.ping_timeout.is_zero() {
+            return Err(Mistake("--ping-interval and --ping-timeout must be longer than 0s".into()));
+        }
+        let given = live::Partial {
+            max_connections: self.max_connections,
+            accept_rate: self.accept_rate,
+            drain_rate: self.drain_rate,
+            log_level: self.log_level,
+        };
+        let file = match &self.config {
+            None => live::Partial::default(),
+            Some(path) => live::read(path).map_err(|error| Mistake(format!("--config: {error}")))?,
+        };
+        Ok(Config {
+            listen: self.listen,
+            admin_listen: self.admin_listen,
+            redis,
+            jwt: Jwt { secret_files: self.jwt_secret_file, issuer: self.jwt_issuer, audience: self.jwt_audience },
+            users_from_claims: self.users_from_claims,
+            allowed_origins: self.allowed_origins.into_iter().filter(|origin| !origin.is_empty()).collect(),
+            document_bytes_max: self.max_document_bytes,
+            edit_bytes_max: self.max_edit_bytes,
+            drain_deadline: self.drain_deadline,
+            ping_interval: self.ping_interval,
+            ping_timeout: self.ping_timeout,
+            demo: self.demo,
+            live: Live::from(file.or(given)),
+            live_file: self.config,
+        })
+    }
+
+    fn refuse_what_is_not_built(&self) -> Result<(), Mistake> {
+        let given = [
+            ("--redis-ca-file", self.redis_ca_file.is_some()),
+            ("--jwt-public-key-file", self.jwt_public_key_file.is_some()),
+            ("--jwks-url", self.jwks_url.is_some()),
+            ("--user-directory-url", self.user_directory_url.is_some()),
+            ("--access-url", self.access_url.is_some()),
+            ("--tls-cert-file", self.tls_cert_file.is_some()),
+            ("--tls-key-file", self.tls_key_file.is_some()),
+            ("--resume-key-file", self.resume_key_file.is_some()),
+        ];
+        if let Some((flag, _)) = given.iter().find(|(_, given)| *given) {
+            return Err(Mistake(format!("{flag} is not in this version yet: leave it out")));
+        }
+        match self.durability.as_str() {
+            "async" => Ok(()),
+            "replicated" | "synced" => {
+                Err(Mistake(format!("--durability {} is not in this version yet: use async", self.durability)))
+            }
+            other => Err(Mistake(format!("--durability {other} is unknown: use async"))),
+        }
+    }
+
+    fn redis(&self) -> Result<Option<Redis>, Mistake> {
+        let url = match (&self.redis_url, &self.redis_url_file) {
+            (Some(url), _) => url.clone(),
+            (None, Some(file)) => {
+                std::fs::read_to_string(file).map_err(|error| unreadable("--redis-url-file", file, &error))?
+            }
+            (None, None) => return Ok(None),
+        };
+        if let Some(file) = &self.redis_password_file {
+            std::fs::read(file).map_err(|error| unreadable("--redis-password-file", file, &error))?;
+        }
+        let addresses = addresses(url.trim())?;
+        let password_file = self.redis_password_file.clone();
+        Ok(Some(Redis { addresses, username: self.redis_username.clone(), password_file }))
+    }
+}

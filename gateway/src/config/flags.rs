@@ -1,0 +1,114 @@
+//! The flags as they are typed: names, environment variables, defaults and the words of `--help`.
+//!
+//! In: the command line. Out: [`Flags`], which `check.rs` turns into a configuration.
+
+use std::{net::SocketAddr, path::PathBuf, time::Duration};
+
+use clap::Parser;
+
+use super::values::duration;
+use crate::live;
+
+/// What a document may hold unless configured otherwise.
+const DOCUMENT_BYTES_DEFAULT: usize = 4 << 20;
+/// What one edit may hold unless configured otherwise.
+const EDIT_BYTES_DEFAULT: usize = 1 << 20;
+
+/// The WebSocket gateway of CollabCluster.
+#[derive(Debug, Parser)]
+#[command(name = "collab-gateway", version, about)]
+pub(super) struct Flags {
+    /// Where clients connect.
+    #[arg(long, env = "COLLAB_LISTEN", default_value = "[::]:3000")]
+    pub(super) listen: SocketAddr,
+    /// Where probes and scrapers connect: /livez, /readyz, /metrics.
+    #[arg(long, env = "COLLAB_ADMIN_LISTEN", default_value = "[::]:9090")]
+    pub(super) admin_listen: SocketAddr,
+    /// redis://host:port[,host:port…]; without it documents live in this process alone.
+    #[arg(long, env = "COLLAB_REDIS_URL")]
+    pub(super) redis_url: Option<String>,
+    /// A file that holds the URL.
+    #[arg(long, env = "COLLAB_REDIS_URL_FILE", conflicts_with = "redis_url")]
+    pub(super) redis_url_file: Option<PathBuf>,
+    /// An ACL user.
+    #[arg(long, env = "COLLAB_REDIS_USERNAME")]
+    pub(super) redis_username: Option<String>,
+    /// A file of passwords, one a line, all valid.
+    #[arg(long, env = "COLLAB_REDIS_PASSWORD_FILE")]
+    pub(super) redis_password_file: Option<PathBuf>,
+    /// Not in this version yet.
+    #[arg(long, env = "COLLAB_REDIS_CA_FILE")]
+    pub(super) redis_ca_file: Option<PathBuf>,
+    /// A file with an HS256 secret; repeat it for several that all verify.
+    #[arg(long, env = "COLLAB_JWT_SECRET_FILE", value_delimiter = ',')]
+    pub(super) jwt_secret_file: Vec<PathBuf>,
+    /// Not in this version yet.
+    #[arg(long, env = "COLLAB_JWT_PUBLIC_KEY_FILE")]
+    pub(super) jwt_public_key_file: Option<PathBuf>,
+    /// Not in this version yet.
+    #[arg(long, env = "COLLAB_JWKS_URL")]
+    pub(super) jwks_url: Option<String>,
+    /// The `iss` claim that tokens must have.
+    #[arg(long, env = "COLLAB_JWT_ISSUER")]
+    pub(super) jwt_issuer: Option<String>,
+    /// The `aud` claim that tokens must have.
+    #[arg(long, env = "COLLAB_JWT_AUDIENCE")]
+    pub(super) jwt_audience: Option<String>,
+    /// Not in this version yet.
+    #[arg(long, env = "COLLAB_USER_DIRECTORY_URL")]
+    pub(super) user_directory_url: Option<String>,
+    /// Trust `name` and `avatar` claims instead of a directory.
+    #[arg(long, env = "COLLAB_USERS_FROM_CLAIMS", num_args = 0..=1, default_value = "false", default_missing_value = "true")]
+    pub(super) users_from_claims: bool,
+    /// Not in this version yet.
+    #[arg(long, env = "COLLAB_ACCESS_URL")]
+    pub(super) access_url: Option<String>,
+    /// Connections that this pod admits; beyond it upgrades are refused with 503.
+    #[arg(long, env = "COLLAB_MAX_CONNECTIONS")]
+    pub(super) max_connections: Option<usize>,
+    /// New connections a second that this pod admits.
+    #[arg(long, env = "COLLAB_ACCEPT_RATE")]
+    pub(super) accept_rate: Option<u32>,
+    /// What an acknowledgement promises; only `async` in this version.
+    #[arg(long, env = "COLLAB_DURABILITY", default_value = "async")]
+    pub(super) durability: String,
+    /// How long a drain may take, such as 8m.
+    #[arg(long, env = "COLLAB_DRAIN_DEADLINE", default_value = "20s", value_parser = duration)]
+    pub(super) drain_deadline: Duration,
+    /// Connections a second that a drain closes.
+    #[arg(long, env = "COLLAB_DRAIN_RATE")]
+    pub(super) drain_rate: Option<u32>,
+    /// Browsers' origins that may connect; none means any.
+    #[arg(long, env = "COLLAB_ALLOWED_ORIGINS", value_delimiter = ',')]
+    pub(super) allowed_origins: Vec<String>,
+    /// The largest document in bytes.
+    #[arg(long, env = "COLLAB_MAX_DOCUMENT_BYTES", default_value_t = DOCUMENT_BYTES_DEFAULT)]
+    pub(super) max_document_bytes: usize,
+    /// The largest edit in bytes.
+    #[arg(long, env = "COLLAB_MAX_EDIT_BYTES", default_value_t = EDIT_BYTES_DEFAULT)]
+    pub(super) max_edit_bytes: usize,
+    /// Not in this version yet.
+    #[arg(long, env = "COLLAB_TLS_CERT_FILE")]
+    pub(super) tls_cert_file: Option<PathBuf>,
+    /// Not in this version yet.
+    #[arg(long, env = "COLLAB_TLS_KEY_FILE")]
+    pub(super) tls_key_file: Option<PathBuf>,
+    /// Not in this version yet.
+    #[arg(long, env = "COLLAB_RESUME_KEY_FILE")]
+    pub(super) resume_key_file: Option<PathBuf>,
+    /// Between two heartbeats.
+    #[arg(long, env = "COLLAB_PING_INTERVAL", default_value = "25s", value_parser = duration)]
+    pub(super) ping_interval: Duration,
+    /// How long a client may take to answer one.
+    #[arg(long, env = "COLLAB_PING_TIMEOUT", default_value = "20s", value_parser = duration)]
+    pub(super) ping_timeout: Duration,
+    /// A YAML file of the settings that change while it runs; its keys are flag names.
+    #[arg(long, env = "COLLAB_CONFIG")]
+    pub(super) config: Option<PathBuf>,
+    /// error, warn, info, debug or trace.
+    #[arg(long, env = "COLLAB_LOG_LEVEL")]
+    pub(super) log_level: Option<live::LogLevel>,
+    /// Serve the demo page at / and sign tokens for demo users at /demo/token.
+    #[arg(long, env = "COLLAB_DEMO", num_args = 0..=1, default_value = "false", default_missing_value = "true")]
+    pub(super) demo: bool,
+}

@@ -1,0 +1,157 @@
+//! Configuration: flags, their environment variables and the file of live settings, checked before any port opens.
+//!
+//! In: the command line, `COLLAB_<FLAG>` variables, `--config`. Out: a [`Config`] on which everything else relies, or a
+//! [`Mistake`] of one line that names the flag.
+
+mod check;
+mod flags;
+mod values;
+
+use std::{ffi::OsString, net::SocketAddr, path::PathBuf, time::Duration};
+
+use clap::Parser;
+
+use self::flags::Flags;
+use crate::live::Live;
+
+/// A configuration that cannot work: one line that names the flag and says what to write.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+pub struct Mistake(String);
+
+/// Everything the process is told at its start.
+#[derive(Debug, Clone)]
+pub struct Config {
+    /// Where clients connect.
+    pub listen: SocketAddr,
+    /// Where probes and scrapers connect.
+    pub admin_listen: SocketAddr,
+    /// `None` means the embedded store.
+    pub redis: Option<Redis>,
+    /// Who may sign in.
+    pub jwt: Jwt,
+    /// Trust the `name` and `avatar` claims instead of a directory.
+    pub users_from_claims: bool,
+    /// Browsers' `Origin`s that may connect; empty means any.
+    pub allowed_origins: Vec<String>,
+    /// The largest document, in bytes of UTF-8.
+    pub document_bytes_max: usize,
+    /// The largest edit, in bytes of its message.
+    pub edit_bytes_max: usize,
+    /// How long a drain may take.
+    pub drain_deadline: Duration,
+    /// Between two heartbeats.
+    pub ping_interval: Duration,
+    /// How long a client may take to answer one.
+    pub ping_timeout: Duration,
+    /// Serve the demo page and sign demo tokens.
+    pub demo: bool,
+    /// The settings that change while it runs, as they are at the start.
+    pub live: Live,
+    /// The file that changes them.
+    pub live_file: Option<PathBuf>,
+}
+
+/// How to reach Redis.
+#[derive(Debug, Clone)]
+pub struct Redis {
+    /// `host:port` of every server.
+    pub addresses: Vec<String>,
+    /// An ACL user; `None` means `default`.
+    pub username: Option<String>,
+    /// Re-read at every new connection; several lines are several valid passwords.
+    pub password_file: Option<PathBuf>,
+}
+
+/// What a token must satisfy.
+#[derive(Debug, Clone)]
+pub struct Jwt {
+    /// HS256 secrets, each in a file of its own; all verify.
+    pub secret_files: Vec<PathBuf>,
+    /// The `iss` claim, where required.
+    pub issuer: Option<String>,
+    /// The `aud` claim, where required.
+    pub audience: Option<String>,
+}
+
+impl Config {
+    /// Reads the command line and the environment.
+    ///
+    /// # Errors
+    /// With the first flag that cannot work.
+    pub fn load(arguments: impl IntoIterator<Item = OsString>) -> Result<Self, Loading> {
+        let flags = Flags::try_parse_from(arguments).map_err(|error| {
+            use clap::error::ErrorKind::{DisplayHelp, DisplayVersion};
+            if matches!(error.kind(), DisplayHelp | DisplayVersion) {
+                Loading::Asked(error)
+            } else {
+                Loading::Mistake(Mistake(first_line(&error.to_string())))
+            }
+        })?;
+        flags.check().map_err(Loading::Mistake)
+    }
+}
+
+/// Why there is no configuration.
+#[derive(Debug, thiserror::Error)]
+pub enum Loading {
+    /// `--help` or `--version`.
+    #[error("{0}")]
+    Asked(clap::Error),
+    /// Something cannot work.
+    #[error(transparent)]
+    Mistake(#[from] Mistake),
+}
+
+fn first_line(text: &str) -> String {
+    let line = text.lines().find(|line| !line.trim().is_empty()).unwrap_or("bad arguments");
+    line.trim_start_matches("error: ").to_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::{Config, values::duration};
+
+    fn refusal(arguments: &[&str]) -> String {
+        let all = std::iter::once("collab-gateway").chain(arguments.iter().copied());
+        Config::load(all.map(Into::into)).expect_err("must be refused").to_string()
+    }
+
+    #[test]
+    fn durations_are_read_as_the_resource_writes_them() {
+        assert_eq!(duration("1m30s"), Ok(Duration::from_secs(90)));
+        assert_eq!(duration("250ms"), Ok(Duration::from_millis(250)));
+        for wrong in ["", "5", "s", "5 s", "1.5s", "-1s", "99999999999999999999h", "18446744073709551615h"] {
+            assert!(duration(wrong).is_err(), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn a_mistake_is_one_line_that_names_the_flag() {
+        for (arguments, flag) in [
+            (&["--listen", "nowhere"][..], "--listen"),
+            (&["--redis-url", "redis://redis:6379"], "--jwt-secret-file"),
+            (&["--redis-url", "http://redis", "--demo"], "--redis-url"),
+            (&["--redis-url", "redis://user:word@redis", "--demo"], "--redis-url"),
+            (&["--jwt-secret-file", "/does/not/exist"], "--jwt-secret-file"),
+            (&["--demo", "--durability", "synced"], "--durability"),
+            (&["--demo", "--jwks-url", "https://keys"], "--jwks-url"),
+            (&["--demo", "--ping-interval", "0s"], "--ping-interval"),
+            (&["--demo", "--config", "/does/not/exist"], "--config"),
+            (&["--demo", "--max-edit-bytes", "0"], "--max-edit-bytes"),
+            (&["--no-such-flag"], "--no-such-flag"),
+        ] {
+            let line = refusal(arguments);
+            assert!(line.contains(flag) && !line.contains('\n'), "{arguments:?} gave {line:?}");
+        }
+    }
+
+    #[test]
+    fn the_demo_needs_nothing_else() {
+        let config = Config::load(["collab-gateway", "--demo"].map(Into::into)).expect("works");
+        assert!(config.demo && config.redis.is_none());
+        assert_eq!(config.live.max_connections, 15_000);
+    }
+}

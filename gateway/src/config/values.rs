@@ -1,0 +1,52 @@
+//! Values that flags take.
+//!
+//! In: text. Out: hosts, durations, or what is wrong with them.
+
+use std::time::Duration;
+
+use super::Mistake;
+
+pub(super) fn addresses(url: &str) -> Result<Vec<String>, Mistake> {
+    let wrong = |why: &str| Mistake(format!("--redis-url {why}: write redis://host:port, several hosts by commas"));
+    if url.starts_with("rediss://") {
+        return Err(Mistake("--redis-url: rediss:// is not in this version yet: use redis://".into()));
+    }
+    let hosts = url.strip_prefix("redis://").ok_or_else(|| wrong("has no redis:// in front"))?;
+    if hosts.contains(['@', '/']) {
+        return Err(wrong("holds more than hosts; user and password have flags of their own"));
+    }
+    let with_port = |host: &str| match host.rsplit_once(':') {
+        Some((name, port)) if !name.is_empty() && port.parse::<u16>().is_ok() => Ok(host.to_owned()),
+        None if !host.is_empty() => Ok(format!("{host}:6379")),
+        _ => Err(wrong("has a host that is empty or a port that is no number")),
+    };
+    hosts.split(',').map(|host| with_port(host.trim())).collect()
+}
+
+/// `25s`, `1m30s`, `500ms`: the form that the resource uses too.
+pub(crate) fn duration(text: &str) -> Result<Duration, String> {
+    let wrong = || format!("`{text}` is no duration: write something like 25s, 1m30s or 500ms");
+    let mut rest = text;
+    let mut total = Duration::ZERO;
+    while !rest.is_empty() {
+        let digits = rest.find(|c: char| !c.is_ascii_digit()).ok_or_else(wrong)?;
+        let number: u64 = rest[..digits].parse().map_err(|_| wrong())?;
+        let after = &rest[digits..];
+        let units = after.find(|c: char| c.is_ascii_digit()).unwrap_or(after.len());
+        let unit_ms = match &after[..units] {
+            "ms" => 1,
+            "s" => 1000,
+            "m" => 60_000,
+            "h" => 3_600_000,
+            _ => return Err(wrong()),
+        };
+        let part = number.checked_mul(unit_ms).map(Duration::from_millis).ok_or_else(wrong)?;
+        total = total.checked_add(part).ok_or_else(wrong)?;
+        rest = &after[units..];
+    }
+    if text.is_empty() { Err(wrong()) } else { Ok(total) }
+}
+
+pub(super) fn unreadable(flag: &str, file: &std::path::Path, error: &std::io::Error) -> Mistake {
+    Mistake(format!("{flag}: {} cannot be read: {error}", file.display()))
+}

@@ -236,16 +236,12 @@ impl<E: Payload, S> Store<E, S> {
             return Saving::Forked;
         }
         self.snapshot = (at.clone(), snapshot);
-        let keep = self.floor.min(at.version);
-        while self.trimmed + 1 < keep && self.is_old(self.trimmed + 1, now_ms) {
-            self.trimmed += 1;
-        }
+        // What was the head that long ago stays, with all that came after it.
+        let old = self.all.partition_point(|kept| now_ms.saturating_sub(kept.time_ms) > self.rules.keep_ms);
+        let oldest = if old == self.all.len() { Version::MAX } else { old as Version };
+        let keep = self.floor.min(at.version).min(oldest);
+        self.trimmed = self.trimmed.max(keep.saturating_sub(1));
         Saving::Stored
-    }
-
-    fn is_old(&self, version: Version, now_ms: u64) -> bool {
-        let kept = usize::try_from(version - 1).ok().and_then(|index| self.all.get(index));
-        kept.is_some_and(|kept| now_ms.saturating_sub(kept.time_ms) > self.rules.keep_ms)
     }
 
     fn append(&mut self, new: &New<E>, floor_before: Version, now_ms: u64) -> Verdict {
@@ -267,8 +263,8 @@ impl<E: Payload, S> Store<E, S> {
             return Verdict::Behind;
         }
         if row.is_none() {
-            let numbered = self.rows.keys().filter(|name| name.starts_with('~')).count();
-            if self.rows.len() >= self.rules.clients || (new.identity.by_gateway && numbered >= self.rules.numbered) {
+            let numbered = || self.rows.keys().filter(|name| name.starts_with('~')).count();
+            if self.rows.len() >= self.rules.clients || (new.identity.by_gateway && numbered() >= self.rules.numbered) {
                 return Verdict::Overloaded;
             }
         }

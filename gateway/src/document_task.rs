@@ -37,6 +37,9 @@ const LINGER_DRAINING: Duration = Duration::from_millis(10);
 /// A commit that was not answered is repeated after this time, twice as long each time, between these bounds.
 const REPEAT_MIN: Duration = Duration::from_millis(50);
 const REPEAT_MAX: Duration = Duration::from_millis(500);
+/// Connections that this task writes to by itself in one turn, at some microseconds each; the others' own tasks do the
+/// same on all threads, and nobody waits long for this one.
+const DIRECT_WRITES_MAX: usize = 64;
 /// A presence hash lives for a day after the last renewal.
 const RENEW_PRESENCE: Duration = Duration::from_secs(3600);
 
@@ -51,6 +54,7 @@ pub(crate) async fn run(inner: Arc<Inner>, id: Arc<str>, mail: mpsc::Receiver<Ma
         mail,
         outboxes: HashMap::new(),
         left: Vec::new(),
+        dirty: Vec::new(),
         work: FuturesUnordered::new(),
         away: false,
         committing: false,
@@ -92,6 +96,8 @@ struct Task {
     outboxes: HashMap<ConnectionId, Outbox>,
     /// Left, but acknowledgements may still come for them.
     left: Vec<ConnectionId>,
+    /// What this turn put frames in line for.
+    dirty: Vec<Outbox>,
     work: FuturesUnordered<BoxFuture<'static, Done>>,
     /// The store does not answer commits.
     away: bool,
@@ -221,10 +227,21 @@ impl Task {
     }
 
     fn feed(&mut self, document: &mut Document, input: Input) -> Flow {
-        for command in document.handle(input, now_ms()) {
-            self.carry_out(command)?;
+        let commands = document.handle(input, now_ms());
+        let flow = commands.into_iter().try_for_each(|command| self.carry_out(command));
+        self.flush();
+        flow
+    }
+
+    /// Sends what the turn put in line: all of one connection's frames in one write.
+    pub(super) fn flush(&mut self) {
+        for (count, outbox) in self.dirty.drain(..).enumerate() {
+            if count < DIRECT_WRITES_MAX {
+                outbox.flush();
+            } else {
+                outbox.wake();
+            }
         }
-        Ok(())
     }
 
     fn carry_out(&mut self, command: Command) -> Flow {
@@ -272,7 +289,7 @@ impl Task {
         Ok(())
     }
 
-    fn send(&self, to: &[ConnectionId], event: &Event) {
+    fn send(&mut self, to: &[ConnectionId], event: &Event) {
         let frame = websocket::text_frame(&protocol::event(&self.id, event));
         let is_snapshot = match event {
             Event::DocumentJoined(joined) => !matches!(joined.content, JoinedContent::Edits(_)),
@@ -288,20 +305,22 @@ impl Task {
         };
         for outbox in to.iter().filter_map(|connection| self.outboxes.get(connection)) {
             if is_snapshot {
-                outbox.push_snapshot(frame.clone());
+                outbox.push_snapshot_later(frame.clone());
             } else {
-                outbox.push(frame.clone());
+                outbox.push_later(frame.clone());
             }
+            self.dirty.push(outbox.clone());
         }
         if let Event::Edit(_) = event {
             self.inner.parts.metrics.deliveries.inc_by(to.len() as u64);
         }
     }
 
-    fn answer(&self, to: ConnectionId, reply: Option<ReplyId>, answer: &Result<Answer, Refusal>) {
+    fn answer(&mut self, to: ConnectionId, reply: Option<ReplyId>, answer: &Result<Answer, Refusal>) {
         let Some(outbox) = self.outboxes.get(&to) else { return };
         if let Some(text) = protocol::acknowledgement(reply, &self.id, answer) {
-            outbox.push_text(&text);
+            outbox.push_later(websocket::text_frame(&text));
+            self.dirty.push(outbox.clone());
         }
     }
 

@@ -1,20 +1,22 @@
 //! What waits to be written to one connection.
 //!
-//! In: encoded frames from any task. Out: batches of frames for the task that owns the socket. Pushing never waits: a
+//! In: encoded frames from any task. Out: frames on the socket at once where it takes them, which spares the owner's task
+//! a wake-up for nearly every message; else batches of frames for the task that owns the socket. Pushing never waits: a
 //! connection that cannot keep up is closed instead, so that nobody else ever waits for it.
 
 use std::{
     collections::VecDeque,
+    io::{self, IoSlice},
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicBool, Ordering},
     },
 };
 
-use bytes::Bytes;
+use bytes::{Buf, Bytes};
 use document::ConnectionId;
 use prometheus_client::metrics::counter::Counter;
-use tokio::sync::Notify;
+use tokio::{net::TcpStream, sync::Notify};
 
 /// Bytes that may wait besides snapshots. What a slow phone needs for minutes of editing by others; one frame is always
 /// taken, whatever its size.
@@ -72,6 +74,10 @@ struct Queue {
     ending: Option<Ending>,
     /// Documents that stop the reading; the connection's number of documents bounds it.
     paused_by: Vec<Arc<str>>,
+    /// Where anybody may write at once.
+    socket: Option<Arc<TcpStream>>,
+    /// The owner has frames in its hands, so that nothing may overtake it; it takes more before it rests.
+    owner_writes: bool,
 }
 
 #[derive(Debug)]
@@ -99,14 +105,48 @@ impl Outbox {
         self.shared.id
     }
 
-    /// Puts one encoded WebSocket frame in line; frames of an ended connection are dropped.
+    /// From now on frames are written to this socket by whoever pushes them, as long as it takes them and none wait.
+    pub fn attach(&self, socket: Arc<TcpStream>) {
+        self.queue().socket = Some(socket);
+    }
+
+    /// Sends one encoded WebSocket frame, or puts it in line; frames of an ended connection are dropped.
     pub fn push(&self, frame: Bytes) {
+        self.put(frame, false);
+        self.flush();
+    }
+
+    /// Only puts a frame in line: [`Outbox::flush`] or [`Outbox::wake`] must follow. For those who have several frames
+    /// for the same connection, or too many connections to write to them all.
+    pub fn push_later(&self, frame: Bytes) {
         self.put(frame, false);
     }
 
     /// The same for the frame of a join with content, which counts against a limit of its own.
-    pub fn push_snapshot(&self, frame: Bytes) {
+    pub fn push_snapshot_later(&self, frame: Bytes) {
         self.put(frame, true);
+    }
+
+    /// Writes what waits, as much as the socket takes; the owner writes the rest.
+    pub fn flush(&self) {
+        let mut queue = self.queue();
+        if queue.owner_writes || queue.frames.is_empty() {
+            return;
+        }
+        let (had_snapshot, is_written) = (queue.snapshot_bytes > 0, queue.write());
+        let is_resumed = had_snapshot && queue.snapshot_bytes == 0;
+        drop(queue);
+        if is_resumed {
+            self.shared.resumed.notify_one();
+        }
+        if !is_written {
+            self.shared.changed.notify_one();
+        }
+    }
+
+    /// Lets the owner write what waits.
+    pub fn wake(&self) {
+        self.shared.changed.notify_one();
     }
 
     /// Puts a text message in line. To send one text to many, encode it once and use [`Outbox::push`].
@@ -140,6 +180,10 @@ impl Outbox {
         let mut queue = self.queue();
         if queue.ending.is_none() || ending == Ending::Drop {
             queue.ending = Some(ending);
+        }
+        if ending == Ending::Drop {
+            // Whoever still has this handle must not keep the socket open.
+            queue.socket = None;
         }
         drop(queue);
         self.shared.changed.notify_one();
@@ -206,6 +250,7 @@ impl Outbox {
             // An idle connection keeps no queue.
             queue.frames = VecDeque::new();
         }
+        queue.owner_writes = !batch.is_empty();
         if batch.is_empty() { queue.ending } else { None }
     }
 
@@ -223,17 +268,54 @@ impl Outbox {
             queue.ending = Some(Ending::Drop);
             drop(queue);
             self.shared.slow_consumers.inc();
+            self.shared.changed.notify_one();
         } else {
             *waiting += bytes.len();
             queue.frames.push_back(Frame { bytes, is_snapshot });
-            drop(queue);
         }
-        self.shared.changed.notify_one();
     }
 
     fn queue(&self) -> MutexGuard<'_, Queue> {
         // Nothing can panic while the lock is held, so a poisoned queue is as good as any.
         self.shared.queue.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Queue {
+    /// Writes what waits if that is anybody's to do; true when nothing is left for the owner.
+    fn write(&mut self) -> bool {
+        while !self.frames.is_empty() && self.ending.is_none() {
+            let Some(socket) = &self.socket else { return false };
+            let mut slices = [IoSlice::new(&[]); FRAMES_PER_WRITE];
+            let mut count = 0;
+            for (slice, frame) in slices.iter_mut().zip(&self.frames) {
+                *slice = IoSlice::new(&frame.bytes);
+                count += 1;
+            }
+            match socket.try_write_vectored(&slices[..count]) {
+                Ok(written) => self.written(written),
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return false,
+                // The owner learns of it by itself when it writes or reads.
+                Err(_) => return false,
+            }
+        }
+        self.frames.is_empty()
+    }
+
+    fn written(&mut self, mut written: usize) {
+        while let Some(frame) = self.frames.front_mut() {
+            let length = frame.bytes.len().min(written);
+            written -= length;
+            let counter = if frame.is_snapshot { &mut self.snapshot_bytes } else { &mut self.bytes };
+            *counter = counter.saturating_sub(length);
+            if length < frame.bytes.len() {
+                frame.bytes.advance(length);
+                return;
+            }
+            self.frames.pop_front();
+        }
+        // An idle connection keeps no queue.
+        self.frames = VecDeque::new();
     }
 }
 
@@ -284,13 +366,13 @@ mod tests {
     #[test]
     fn snapshots_have_a_limit_of_their_own() {
         let (outbox, _) = outbox();
-        outbox.push_snapshot(frame(WAITING_BYTES_MAX * 4));
+        outbox.push_snapshot_later(frame(WAITING_BYTES_MAX * 4));
         outbox.push(frame(WAITING_BYTES_MAX));
         assert!(!outbox.is_closing() && outbox.has_snapshot());
         outbox.take(&mut Vec::new());
         assert!(!outbox.has_snapshot());
-        outbox.push_snapshot(frame(SNAPSHOT_BYTES_MAX));
-        outbox.push_snapshot(frame(1));
+        outbox.push_snapshot_later(frame(SNAPSHOT_BYTES_MAX));
+        outbox.push_snapshot_later(frame(1));
         assert!(outbox.is_closing());
     }
 

@@ -77,8 +77,10 @@ impl Pod {
 }
 
 /// Serves one connection until it ends. `first` is what came with the upgrade.
-pub async fn run(pod: Arc<Pod>, seat: Seat, mut stream: TcpStream, first: Vec<u8>) {
+pub async fn run(pod: Arc<Pod>, seat: Seat, stream: TcpStream, first: Vec<u8>) {
+    let stream = Arc::new(stream);
     let outbox = seat.outbox().clone();
+    outbox.attach(stream.clone());
     let handshake = Handshake {
         sid: &pod.registry.fresh_name(),
         ping_interval_ms: milliseconds(pod.ping_interval),
@@ -109,7 +111,8 @@ pub async fn run(pod: Arc<Pod>, seat: Seat, mut stream: TcpStream, first: Vec<u8
     outbox.close(Ending::Drop);
     Box::pin(client.end()).await;
     drop(client);
-    if said_goodbye {
+    // Nobody else has it any more: the outbox gave its own up when it was told to drop.
+    if let Some(mut stream) = Arc::into_inner(stream).filter(|_| said_goodbye) {
         Box::pin(socket::linger(&mut stream, GOODBYE_TIMEOUT)).await;
     }
 }

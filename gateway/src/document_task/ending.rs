@@ -8,9 +8,10 @@ use super::Task;
 use crate::{document_io::refusal, documents::Mail};
 
 impl Task {
-    pub(super) fn say_rejoin(&self) {
+    pub(super) fn say_rejoin(&mut self) {
         let everybody: Vec<_> = self.outboxes.keys().copied().collect();
         self.send(&everybody, &Event::Rejoin);
+        self.flush();
     }
 
     /// Ends the task with an answer to everybody who waits for one.
@@ -30,10 +31,11 @@ impl Task {
                 }
             };
             self.refuse_input(input, refusal);
+            self.flush();
         }
     }
 
-    fn refuse_input(&self, input: Input, refused: &Refusal) {
+    fn refuse_input(&mut self, input: Input, refused: &Refusal) {
         match input {
             Input::Join(join) => self.answer(join.connection, join.reply, &Err(refused.clone())),
             Input::Edit(edit) => {

@@ -39,6 +39,13 @@ valkey() {
   rm -rf "$unpacked"
 }
 
+kosoku() { # Autobahn's WebSocket cases
+  [ -x "$COLLAB_CACHE/kosoku/bin/kosoku" ] && return
+  say "installing kosoku into a virtual environment"
+  python3 -m venv "$COLLAB_CACHE/kosoku"
+  "$COLLAB_CACHE/kosoku/bin/pip" install --quiet --disable-pip-version-check kosoku==0.1.0
+}
+
 npm_modules() { # folder: installs when the lock file is newer than what is there
   local folder=$1
   [ "$folder/node_modules/.package-lock.json" -nt "$folder/package-lock.json" ] && return
@@ -56,6 +63,7 @@ demo_page() {
 
 debian_packages
 valkey
+kosoku
 npm_modules gateway/client
 npm_modules tests/js
 demo_page

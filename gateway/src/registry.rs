@@ -166,14 +166,29 @@ impl Seat {
     }
 }
 
+impl Seat {
+    /// The connection is nobody's any more, though it is still open.
+    pub fn release(&mut self) {
+        if let Some(editor) = self.editor.take() {
+            self.registry.table().forget(&editor, self.outbox.id());
+        }
+    }
+}
+
+impl Table {
+    fn forget(&mut self, editor: &Editor, id: ConnectionId) {
+        if self.editors.get(editor).is_some_and(|claimed| claimed.id == id) {
+            self.editors.remove(editor);
+        }
+    }
+}
+
 impl Drop for Seat {
     fn drop(&mut self) {
         let mut table = self.registry.table();
         table.connections.remove(&self.outbox.id());
-        if let Some(editor) = &self.editor
-            && table.editors.get(editor).is_some_and(|claimed| claimed.id == self.outbox.id())
-        {
-            table.editors.remove(editor);
+        if let Some(editor) = &self.editor {
+            table.forget(editor, self.outbox.id());
         }
         self.registry.inner.metrics.connections.dec();
     }

@@ -35,7 +35,7 @@ use tokio::{
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
-    connection::{self, Pod},
+    connection::{Attend, Pod},
     demo,
     live::Live,
     registry::Seat,
@@ -59,6 +59,7 @@ const RETRY_AFTER_S: std::ops::RangeInclusive<u32> = 2..=8;
 /// The public port's part of the process.
 pub struct Server {
     pod: Arc<Pod>,
+    connections: Box<dyn Attend>,
     live: watch::Receiver<Live>,
     allowed_origins: Vec<String>,
     draining: AtomicBool,
@@ -70,10 +71,30 @@ pub struct Server {
 impl Server {
     /// A server that admits by the live settings; browsers only from these origins, from any if there are none.
     pub fn new(pod: Arc<Pod>, live: watch::Receiver<Live>, allowed_origins: Vec<String>) -> Arc<Server> {
+        let connections = Box::new(pod.clone());
+        Server::attended_by(connections, pod, live, allowed_origins)
+    }
+
+    /// The same with connections that are somebody else's, which the official protocol suites need.
+    pub fn attended_by(
+        connections: Box<dyn Attend>,
+        pod: Arc<Pod>,
+        live: watch::Receiver<Live>,
+        allowed_origins: Vec<String>,
+    ) -> Arc<Server> {
         let rate = Mutex::new(Rate { tokens: f64::from(live.borrow().accept_rate), at: Instant::now() });
         let requests = Arc::new(Semaphore::new(REQUESTS_MAX));
         let tasks = TaskTracker::new();
-        Arc::new(Server { pod, live, allowed_origins, draining: AtomicBool::new(false), rate, requests, tasks })
+        Arc::new(Server {
+            pod,
+            connections,
+            live,
+            allowed_origins,
+            draining: AtomicBool::new(false),
+            rate,
+            requests,
+            tasks,
+        })
     }
 
     /// The pod whose connections these are.
@@ -162,14 +183,15 @@ impl Server {
         self.check_origin(&request)?;
         let seat = self.admit()?;
         let upgrade = hyper::upgrade::on(&mut request);
-        let pod = self.pod.clone();
+        let server = self.clone();
         self.tasks.spawn(async move {
             let Ok(Ok(upgraded)) = tokio::time::timeout(UPGRADE_TIMEOUT, upgrade).await else { return };
             let Ok(parts) = upgraded.downcast::<TokioIo<TcpStream>>() else { return };
             // A copy, nearly always of nothing: the slice would keep all of hyper's buffer as long as the connection.
             let first = parts.read_buf.to_vec();
             drop(parts.read_buf);
-            connection::run(pod, seat, parts.io.into_inner(), first).await;
+            // A task of its own: what the upgrade needed is not part of the connection.
+            server.connections.attend(&server.tasks, seat, parts.io.into_inner(), first);
         });
         let mut response = Response::new(Full::default());
         *response.status_mut() = StatusCode::SWITCHING_PROTOCOLS;

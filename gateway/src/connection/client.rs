@@ -5,11 +5,11 @@
 
 use std::{sync::Arc, time::Duration};
 
-use document::{Answer, Code, Edit, Input, Join, Refusal, ReplyId, User};
-use protocol::{Auth, ClientEvent, EditEvent, EnginePacket, JoinEvent, Malformed, Packet, Refused};
+use document::{Answer, Code, Edit, Input, Join, Leaving, Refusal, ReplyId, User};
+use protocol::{Auth, ClientEvent, EditEvent, JoinEvent, Refused};
 use tokio::time::Instant;
 
-use super::{CONNECT_TIMEOUT, Pod, early::Early, leaving, push};
+use super::{Application, Event, Handled, Pod, UNKNOWN_MESSAGE_BYTES_MAX, early::Early, push};
 use crate::{
     auth::Denial,
     directory::NoUser,
@@ -28,12 +28,8 @@ const EXPIRY_NOTICE: Duration = Duration::from_secs(60);
 pub(super) struct Client {
     pod: Arc<Pod>,
     seat: Seat,
-    connect_by: Instant,
     /// Set by CONNECT.
     editor: Option<Box<Editor>>,
-    /// Binary messages that must follow before anything else.
-    attachments: Option<Attachments>,
-    said_goodbye: bool,
 }
 
 /// A connection whose CONNECT was accepted.
@@ -59,49 +55,52 @@ struct Expiry {
     is_told: bool,
 }
 
-struct Attachments {
-    left: usize,
-    reply: Option<ReplyId>,
-    is_event: bool,
-}
-
-/// Handled, or the way the connection is to end.
-type Handled = Result<(), Ending>;
-
-impl Client {
-    pub(super) fn new(pod: Arc<Pod>, seat: Seat) -> Client {
-        let connect_by = Instant::now() + CONNECT_TIMEOUT;
-        Client { pod, seat, connect_by, editor: None, attachments: None, said_goodbye: false }
-    }
-
-    pub(super) fn pod(&self) -> &Pod {
-        &self.pod
-    }
-
-    pub(super) fn outbox(&self) -> &Outbox {
+impl Application for Client {
+    fn outbox(&self) -> &Outbox {
         self.seat.outbox()
     }
 
-    pub(super) fn is_connected(&self) -> bool {
+    fn message_bytes_max(&self) -> usize {
+        if self.editor.is_some() { self.pod.message_bytes_max() } else { UNKNOWN_MESSAGE_BYTES_MAX }
+    }
+
+    fn has_namespace(&self, name: &str) -> bool {
+        name == "/"
+    }
+
+    fn is_connected(&self, _namespace: &str) -> bool {
         self.editor.is_some()
     }
 
-    /// When [`Client::deadline_passed`] has something to do.
-    pub(super) fn deadline(&self) -> Option<Instant> {
-        let Some(editor) = &self.editor else { return Some(self.connect_by) };
+    async fn connect(&mut self, _namespace: &str, auth: Option<&str>) -> Handled {
+        // Its future is large and rare: it must not make every connection's task larger.
+        Box::pin(self.sign_in(Auth::parse(auth))).await
+    }
+
+    async fn disconnect(&mut self, _namespace: &str) {
+        self.leave_all(Leaving::Said).await;
+        self.seat.release();
+    }
+
+    async fn event(&mut self, event: Event<'_>) {
+        let Event { name, reply, arguments, .. } = event;
+        let parsed = protocol::client_event(name, arguments, &self.pod.limits);
+        self.handle(name, reply, parsed).await;
+    }
+
+    /// When [`Application::deadline_passed`] has something to do.
+    fn deadline(&self) -> Option<Instant> {
+        let editor = self.editor.as_ref()?;
         let expiry = editor.expiry.as_ref().map(|expiry| {
             if expiry.is_told { expiry.at } else { expiry.at.checked_sub(EXPIRY_NOTICE).unwrap_or(expiry.at) }
         });
         [editor.early.deadline(), expiry].into_iter().flatten().min()
     }
 
-    /// Does what is due.
-    pub(super) fn deadline_passed(&mut self) -> Option<Ending> {
+    fn deadline_passed(&mut self) -> Option<Ending> {
         let now = Instant::now();
         let outbox = self.seat.outbox().clone();
-        let Some(editor) = &mut self.editor else {
-            return (self.connect_by <= now).then_some(Ending::Transport { code: 1008, reason: "no CONNECT" });
-        };
+        let editor = self.editor.as_mut()?;
         for (document_id, edit) in editor.early.expired(now) {
             push(&outbox, Some(refuse_edit(&document_id, &edit, not_joined())));
         }
@@ -116,79 +115,30 @@ impl Client {
         None
     }
 
-    /// Handles a text message.
-    pub(super) async fn text(&mut self, text: &str) -> Handled {
-        match protocol::decode_engine(text).map_err(malformed)? {
-            EnginePacket::Pong | EnginePacket::Noop => Ok(()),
-            EnginePacket::Close => Err(Ending::Transport { code: 1000, reason: "" }),
-            EnginePacket::Message(_) if self.attachments.is_some() => {
-                Err(malformed(Malformed("a packet where an attachment was due")))
-            }
-            EnginePacket::Message(packet) => self.packet(packet).await,
-        }
+    async fn end(&mut self) {
+        self.leave_all(Leaving::Lost).await;
+    }
+}
+
+impl Client {
+    pub(super) fn new(pod: Arc<Pod>, seat: Seat) -> Client {
+        Client { pod, seat, editor: None }
     }
 
-    /// Handles a binary message: an attachment of a packet that is refused once all are here.
-    pub(super) async fn binary(&mut self) -> Handled {
-        let attachments = self.attachments.as_mut().ok_or_else(|| malformed(Malformed("an unannounced attachment")))?;
-        attachments.left -= 1;
-        if attachments.left == 0
-            && let Some(Attachments { reply, is_event: true, .. }) = self.attachments.take()
-        {
-            let refusal = refusal(Code::BadRequest, "binary attachments are not read here; send JSON");
-            self.outbox().push_text(&protocol::refused_answer(reply, None, &refusal));
-        }
-        Ok(())
+    fn outbox(&self) -> &Outbox {
+        self.seat.outbox()
     }
 
-    /// Tells the documents that the connection is over.
-    pub(super) async fn end(&mut self) {
+    /// Tells the documents that the connection does not have them any more.
+    async fn leave_all(&mut self, how: Leaving) {
         let connection = self.outbox().id();
-        let how = leaving(self.said_goodbye);
         for Joined { document_id, .. } in self.editor.take().map(|editor| editor.joined).unwrap_or_default() {
             // A document that is closed already knows.
             let _ = self.pod.documents.send(&document_id, Input::Leave { connection, how, reply: None }).await;
         }
     }
 
-    async fn packet(&mut self, text: &str) -> Handled {
-        match protocol::decode_packet(text).map_err(malformed)? {
-            Packet::Connect { namespace, .. } if namespace != "/" => {
-                self.outbox().push_text(&protocol::invalid_namespace(&namespace));
-                Ok(())
-            }
-            Packet::Connect { .. } if self.editor.is_some() => Err(malformed(Malformed("a second CONNECT"))),
-            // Its future is large and rare: it must not make every connection's task larger.
-            Packet::Connect { auth, .. } => Box::pin(self.connect(Auth::parse(auth))).await,
-            _ if self.editor.is_none() => Err(malformed(Malformed("a packet before CONNECT"))),
-            Packet::Disconnect { namespace } => {
-                if namespace == "/" {
-                    self.said_goodbye = true;
-                    return Err(Ending::Transport { code: 1000, reason: "" });
-                }
-                Ok(())
-            }
-            Packet::Event { namespace, .. } | Packet::Ack { namespace, .. } if namespace != "/" => {
-                Err(malformed(Malformed("a packet of a namespace that was refused")))
-            }
-            Packet::Ack { attachments: left, .. } => {
-                self.attachments = (left > 0).then_some(Attachments { left, reply: None, is_event: false });
-                Ok(())
-            }
-            Packet::Event { reply, name, arguments, attachments, .. } => {
-                let reply = reply.map(ReplyId);
-                if attachments > 0 {
-                    self.attachments = Some(Attachments { left: attachments, reply, is_event: true });
-                    return Ok(());
-                }
-                let event = protocol::client_event(&name, &arguments, &self.pod.limits);
-                self.event(&name, reply, event).await;
-                Ok(())
-            }
-        }
-    }
-
-    async fn connect(&mut self, auth: Auth) -> Handled {
+    async fn sign_in(&mut self, auth: Auth) -> Handled {
         let claims = match self.pod.authenticator.verify(auth.token.as_deref()) {
             Ok(claims) => claims,
             Err(denial) => return self.deny(denial),
@@ -228,7 +178,7 @@ impl Client {
         Err(Ending::Transport { code: 1000, reason: "" })
     }
 
-    async fn event(&mut self, name: &str, reply: Option<ReplyId>, event: Result<ClientEvent, Refused>) {
+    async fn handle(&mut self, name: &str, reply: Option<ReplyId>, event: Result<ClientEvent, Refused>) {
         match event {
             Ok(ClientEvent::Join(join)) => self.join(join, reply).await,
             Ok(ClientEvent::Leave { document_id }) => self.leave(&document_id, reply).await,
@@ -291,7 +241,7 @@ impl Client {
         let connection = self.outbox().id();
         let Some(editor) = &mut self.editor else { return };
         editor.joined.retain(|joined| joined.document_id != *document_id);
-        let leave = Input::Leave { connection, how: leaving(true), reply };
+        let leave = Input::Leave { connection, how: Leaving::Said, reply };
         if self.pod.documents.send(document_id, leave).await.is_err() {
             // Not being there is what was asked for.
             push(self.outbox(), protocol::acknowledgement(reply, document_id, &Ok(Answer::Empty)));
@@ -359,11 +309,6 @@ impl Client {
         }
         self.outbox().push_text(&protocol::refused_answer(reply, document_id.as_deref(), &refusal));
     }
-}
-
-fn malformed(malformed: Malformed) -> Ending {
-    tracing::debug!(%malformed, "closing a connection");
-    Ending::Transport { code: 1002, reason: "malformed packet" }
 }
 
 fn refusal(code: Code, message: impl Into<String>) -> Refusal {

@@ -7,6 +7,9 @@
 mod client;
 mod early;
 mod socket;
+mod socketio;
+
+pub use socketio::{Application, Event, SocketIo};
 
 use std::{
     sync::{
@@ -16,9 +19,9 @@ use std::{
     time::Duration,
 };
 
-use document::Leaving;
-use protocol::Handshake;
+use protocol::{EnginePacket, Handshake, Malformed};
 use tokio::{net::TcpStream, time::Instant};
+use tokio_util::task::TaskTracker;
 use websocket::{Decoder, Message};
 
 use crate::{
@@ -74,28 +77,105 @@ impl Pod {
     pub fn message_bytes_max(&self) -> usize {
         self.limits.edit_bytes.saturating_mul(MESSAGE_EDITS).max(MESSAGE_BYTES_MIN)
     }
+
+    /// The beginning of one more connection.
+    pub fn heartbeat(&self) -> Heartbeat {
+        Heartbeat {
+            sid: self.registry.fresh_name(),
+            interval: self.ping_interval,
+            timeout: self.ping_timeout,
+            message_bytes_max: self.message_bytes_max(),
+        }
+    }
+}
+
+/// What the messages of a connection are for: the layer above Engine.IO.
+pub trait Service: Send {
+    /// Where answers go.
+    fn outbox(&self) -> &Outbox;
+    /// The largest message that is read from now on.
+    fn message_bytes_max(&self) -> usize;
+    /// Handles the text of an Engine.IO message.
+    fn message(&mut self, text: &str) -> impl Future<Output = Handled> + Send;
+    /// Handles a binary message.
+    fn binary(&mut self, bytes: Vec<u8>) -> impl Future<Output = Handled> + Send;
+    /// When [`Service::deadline_passed`] has something to do.
+    fn deadline(&self) -> Option<Instant>;
+    /// Does what is due.
+    fn deadline_passed(&mut self) -> Option<Ending>;
+    /// The connection is over.
+    fn end(&mut self) -> impl Future<Output = ()> + Send;
+}
+
+/// Handled, or the way the connection is to end.
+pub type Handled = Result<(), Ending>;
+
+/// Runs the connections that a server admits.
+pub trait Attend: Send + Sync {
+    /// Starts the task of one connection. `first` is what came with the upgrade.
+    fn attend(&self, tasks: &TaskTracker, seat: Seat, stream: TcpStream, first: Vec<u8>);
+}
+
+impl Attend for Arc<Pod> {
+    fn attend(&self, tasks: &TaskTracker, seat: Seat, stream: TcpStream, first: Vec<u8>) {
+        tasks.spawn(run(self.clone(), seat, stream, first));
+    }
+}
+
+/// Serves a client of the documents until it ends.
+pub fn run(pod: Arc<Pod>, seat: Seat, stream: TcpStream, first: Vec<u8>) -> impl Future<Output = ()> + Send {
+    let heartbeat = pod.heartbeat();
+    serve(SocketIo::new(Client::new(pod, seat), CONNECT_TIMEOUT), heartbeat, stream, first)
+}
+
+/// What Engine.IO tells first, and how it finds the dead.
+#[derive(Debug, Clone)]
+pub struct Heartbeat {
+    /// The Engine.IO session id.
+    pub sid: String,
+    /// Between two heartbeats.
+    pub interval: Duration,
+    /// How long a client may take to answer one.
+    pub timeout: Duration,
+    /// What clients are told of the largest message.
+    pub message_bytes_max: usize,
 }
 
 /// Serves one connection until it ends. `first` is what came with the upgrade.
-pub async fn run(pod: Arc<Pod>, seat: Seat, stream: TcpStream, first: Vec<u8>) {
+pub fn serve(
+    service: impl Service,
+    heartbeat: Heartbeat,
+    stream: TcpStream,
+    first: Vec<u8>,
+) -> impl Future<Output = ()> + Send {
+    let Heartbeat { sid, interval, timeout, message_bytes_max } = heartbeat;
     let stream = Arc::new(stream);
-    let outbox = seat.outbox().clone();
-    outbox.attach(stream.clone());
-    let handshake = Handshake {
-        sid: &pod.registry.fresh_name(),
-        ping_interval_ms: milliseconds(pod.ping_interval),
-        ping_timeout_ms: milliseconds(pod.ping_timeout),
-        max_payload_bytes: pod.message_bytes_max(),
-    };
-    outbox.push_text(&protocol::open(handshake));
+    service.outbox().attach(stream.clone());
+    service.outbox().push_text(&protocol::open(Handshake {
+        sid: &sid,
+        ping_interval_ms: milliseconds(interval),
+        ping_timeout_ms: milliseconds(timeout),
+        max_payload_bytes: message_bytes_max,
+    }));
+    // Boxed: a future holds what it was given twice, as its argument and as its variable.
+    until_end(Box::new(service), interval, timeout, stream, first)
+}
+
+async fn until_end(
+    mut service: Box<impl Service>,
+    interval: Duration,
+    timeout: Duration,
+    stream: Arc<TcpStream>,
+    first: Vec<u8>,
+) {
+    let outbox = service.outbox().clone();
     let heard = AtomicBool::new(false);
-    let mut client = Client::new(pod.clone(), seat);
-    let mut decoder = Decoder::new(UNKNOWN_MESSAGE_BYTES_MAX);
+    let mut decoder = Decoder::new(service.message_bytes_max());
     let said_goodbye = {
-        let writing = socket::write(&stream, &outbox, &heard, pod.ping_interval, pod.ping_timeout);
+        let writing = socket::write(&stream, &outbox, &heard, interval, timeout);
         tokio::pin!(writing);
         let over = tokio::select! {
-            over = read(&stream, &mut decoder, first, &mut client, &heard) => over,
+            over = read(&stream, &mut decoder, first, &mut *service, &heard) => over,
             written = &mut writing => Over::Written(written),
         };
         match over {
@@ -109,8 +189,8 @@ pub async fn run(pod: Arc<Pod>, seat: Seat, stream: TcpStream, first: Vec<u8>) {
         }
     };
     outbox.close(Ending::Drop);
-    Box::pin(client.end()).await;
-    drop(client);
+    Box::pin(service.end()).await;
+    drop(service);
     // Nobody else has it any more: the outbox gave its own up when it was told to drop.
     if let Some(mut stream) = Arc::into_inner(stream).filter(|_| said_goodbye) {
         Box::pin(socket::linger(&mut stream, GOODBYE_TIMEOUT)).await;
@@ -131,7 +211,7 @@ async fn read(
     stream: &TcpStream,
     decoder: &mut Decoder,
     first: Vec<u8>,
-    client: &mut Client,
+    service: &mut impl Service,
     heard: &AtomicBool,
 ) -> Over {
     let mut messages = Vec::new();
@@ -140,25 +220,23 @@ async fn read(
     loop {
         for message in std::mem::take(&mut messages) {
             // Boxed: what handling needs must not be part of every idle connection.
-            match Box::pin(handle(client, message)).await {
+            match Box::pin(handle(service, message)).await {
                 None => {}
                 Some(over) => return over,
             }
-            if client.is_connected() {
-                decoder.set_message_bytes_max(client.pod().message_bytes_max());
-            }
+            decoder.set_message_bytes_max(service.message_bytes_max());
         }
         // Messages before the violation were handled.
         if let Err(violation) = fed {
             tracing::debug!(%violation, "closing a connection");
             return Over::Close(Ending::Transport { code: violation.close_code(), reason: "" });
         }
-        let outbox = client.outbox();
+        let outbox = service.outbox();
         let readable = async {
             outbox.resumed().await;
             stream.readable().await
         };
-        let deadline = client.deadline();
+        let deadline = service.deadline();
         tokio::select! {
             readable = readable => {
                 if readable.is_err() {
@@ -174,7 +252,7 @@ async fn read(
                 }
             }
             () = until(deadline) => {
-                if let Some(ending) = client.deadline_passed() {
+                if let Some(ending) = service.deadline_passed() {
                     return Over::Close(ending);
                 }
             }
@@ -182,19 +260,29 @@ async fn read(
     }
 }
 
-async fn handle(client: &mut Client, message: Message) -> Option<Over> {
+async fn handle(service: &mut impl Service, message: Message) -> Option<Over> {
     let handled = match message {
-        Message::Text(text) => client.text(&text).await,
-        Message::Binary(_) => client.binary().await,
+        Message::Text(text) => match protocol::decode_engine(&text) {
+            Ok(EnginePacket::Pong | EnginePacket::Noop) => Ok(()),
+            Ok(EnginePacket::Close) => Err(Ending::Transport { code: 1000, reason: "" }),
+            Ok(EnginePacket::Message(text)) => service.message(text).await,
+            Err(error) => Err(malformed(error)),
+        },
+        Message::Binary(bytes) => service.binary(bytes).await,
         Message::Ping(payload) => {
-            client.outbox().push(websocket::pong_frame(&payload));
+            service.outbox().push(websocket::pong_frame(&payload));
             Ok(())
         }
         Message::Pong => Ok(()),
         // A tab that is closed says this too; the people in its documents see it leave after the grace.
-        Message::Close(_) => Err(Ending::Transport { code: 1000, reason: "" }),
+        Message::Close(code) => Err(Ending::Transport { code: code.unwrap_or(1000), reason: "" }),
     };
     handled.err().map(Over::Close)
+}
+
+fn malformed(malformed: Malformed) -> Ending {
+    tracing::debug!(%malformed, "closing a connection");
+    Ending::Transport { code: 1002, reason: "malformed packet" }
 }
 
 /// Waits for a moment, or for ever where there is none.
@@ -207,11 +295,6 @@ async fn until(deadline: Option<Instant>) {
 
 fn milliseconds(duration: Duration) -> u64 {
     u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
-}
-
-/// How the people of a document see an end.
-fn leaving(said: bool) -> Leaving {
-    if said { Leaving::Said } else { Leaving::Lost }
 }
 
 /// Puts the WebSocket frame of a text in line.

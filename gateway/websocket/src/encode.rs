@@ -2,13 +2,18 @@
 
 use bytes::{BufMut, Bytes, BytesMut};
 
-use crate::decode::{CLOSE, CONTROL_BYTES_MAX, PING, PONG, TEXT};
+use crate::decode::{BINARY, CLOSE, CONTROL_BYTES_MAX, PING, PONG, TEXT};
 
 const FIN: u8 = 0x80;
 
 /// One text message.
 pub fn text_frame(text: &str) -> Bytes {
     frame(TEXT, text.as_bytes())
+}
+
+/// One binary message.
+pub fn binary_frame(payload: &[u8]) -> Bytes {
+    frame(BINARY, payload)
 }
 
 /// A heartbeat; `payload` is cut at 125 bytes.

@@ -11,7 +11,7 @@ mod encode;
 mod handshake;
 
 pub use decode::{Decoder, Message};
-pub use encode::{close_frame, ping_frame, pong_frame, text_frame};
+pub use encode::{binary_frame, close_frame, ping_frame, pong_frame, text_frame};
 pub use handshake::accept_key;
 
 /// Why a connection ends, as RFC 6455 section 7.4 numbers it.

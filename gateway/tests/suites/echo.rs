@@ -1,0 +1,248 @@
+//! The servers that the suites speak to: the gateway's own, with other things to do than documents.
+//!
+//! In: the level that is echoed. Out: an address. Everything below that level is the product's code: the upgrade, the
+//! WebSocket codec, heartbeats, time-outs, packets.
+
+use std::{net::SocketAddr, sync::Arc, time::Duration};
+
+use collab_gateway::{
+    config::Config,
+    connection::{self, Application, Attend, Event, Handled, Heartbeat, Pod, Service, SocketIo},
+    outbox::{Ending, Outbox},
+    registry::Seat,
+    server::Server,
+    start::{self, Owned, Running},
+};
+use document::ReplyId;
+use serde_json::value::RawValue;
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::{TcpListener, TcpStream},
+    sync::watch,
+    time::Instant,
+};
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+use websocket::{Decoder, Message};
+
+/// What the official suites expect of their server.
+const FLAGS: [&str; 6] = ["--ping-interval", "300ms", "--ping-timeout", "200ms", "--max-edit-bytes", "250000"];
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
+const MESSAGE_BYTES_MAX: usize = 1_000_000;
+/// The largest message of the cases of WebSocket, and a little.
+const RAW_MESSAGE_BYTES_MAX: usize = 17 << 20;
+
+/// A server until it is dropped.
+pub(crate) struct Suite {
+    pub(crate) address: SocketAddr,
+    _stop: tokio_util::sync::DropGuard,
+    _owned: Owned,
+    _settings: watch::Sender<collab_gateway::live::Live>,
+    _files: tempfile::TempDir,
+}
+
+/// Serves with connections of this kind.
+pub(crate) async fn serve(connections: impl FnOnce(Arc<Pod>) -> Box<dyn Attend>) -> Suite {
+    let files = tempfile::tempdir().unwrap();
+    let secret = files.path().join("secret");
+    std::fs::write(&secret, "a secret that nobody needs here\n").unwrap();
+    let words = ["collab-gateway", "--jwt-secret-file", secret.to_str().unwrap()];
+    let config = Config::load(words.into_iter().chain(FLAGS).map(Into::into)).unwrap();
+    let (settings, live) = watch::channel(config.live.clone());
+    let Running { server, owned, .. } = start::start(&config, live.clone()).await.unwrap();
+    let pod = server.shared_pod();
+    let server = Server::attended_by(connections(pod.clone()), pod, live, Vec::new());
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let stop = CancellationToken::new();
+    tokio::spawn(server.serve(listener, stop.clone()));
+    Suite { address, _stop: stop.drop_guard(), _owned: owned, _settings: settings, _files: files }
+}
+
+/// Engine.IO messages come back.
+pub(crate) struct EngineEcho(pub(crate) Arc<Pod>);
+
+impl Attend for EngineEcho {
+    fn attend(&self, tasks: &TaskTracker, seat: Seat, stream: TcpStream, first: Vec<u8>) {
+        tasks.spawn(connection::serve(Engine(seat), heartbeat(&self.0), stream, first));
+    }
+}
+
+/// What the Socket.IO suite asks for: `auth`, `message-back`, acknowledgements, attachments, `/` and `/custom`.
+pub(crate) struct SocketEcho(pub(crate) Arc<Pod>);
+
+impl Attend for SocketEcho {
+    fn attend(&self, tasks: &TaskTracker, seat: Seat, stream: TcpStream, first: Vec<u8>) {
+        let service = SocketIo::new(Echo { seat, namespaces: Vec::new() }, CONNECT_TIMEOUT);
+        tasks.spawn(connection::serve(service, heartbeat(&self.0), stream, first));
+    }
+}
+
+fn heartbeat(pod: &Pod) -> Heartbeat {
+    assert_eq!(pod.message_bytes_max(), MESSAGE_BYTES_MAX);
+    pod.heartbeat()
+}
+
+struct Engine(Seat);
+
+impl Service for Engine {
+    fn outbox(&self) -> &Outbox {
+        self.0.outbox()
+    }
+
+    fn message_bytes_max(&self) -> usize {
+        MESSAGE_BYTES_MAX
+    }
+
+    async fn message(&mut self, text: &str) -> Handled {
+        self.outbox().push_text(&format!("4{text}"));
+        Ok(())
+    }
+
+    async fn binary(&mut self, bytes: Vec<u8>) -> Handled {
+        self.outbox().push(websocket::binary_frame(&bytes));
+        Ok(())
+    }
+
+    fn deadline(&self) -> Option<Instant> {
+        None
+    }
+
+    fn deadline_passed(&mut self) -> Option<Ending> {
+        None
+    }
+
+    async fn end(&mut self) {}
+}
+
+struct Echo {
+    seat: Seat,
+    namespaces: Vec<String>,
+}
+
+impl Application for Echo {
+    fn outbox(&self) -> &Outbox {
+        self.seat.outbox()
+    }
+
+    fn message_bytes_max(&self) -> usize {
+        MESSAGE_BYTES_MAX
+    }
+
+    fn attachment_bytes_max(&self) -> usize {
+        MESSAGE_BYTES_MAX
+    }
+
+    fn has_namespace(&self, name: &str) -> bool {
+        ["/", "/custom"].contains(&name)
+    }
+
+    fn is_connected(&self, namespace: &str) -> bool {
+        self.namespaces.iter().any(|connected| connected == namespace)
+    }
+
+    async fn connect(&mut self, namespace: &str, auth: Option<&str>) -> Handled {
+        self.namespaces.push(namespace.to_owned());
+        let head = head(namespace);
+        self.outbox().push_text(&format!(r#"40{head}{{"sid":"some-id"}}"#));
+        self.outbox().push_text(&format!(r#"42{head}["auth",{}]"#, auth.unwrap_or("{}")));
+        Ok(())
+    }
+
+    async fn disconnect(&mut self, namespace: &str) {
+        self.namespaces.retain(|connected| connected != namespace);
+    }
+
+    async fn event(&mut self, event: Event<'_>) {
+        let Event { namespace, reply, name, arguments, attachments } = event;
+        let head = head(namespace);
+        let arguments = arguments.iter().map(|raw: &&RawValue| raw.get()).collect::<Vec<_>>().join(",");
+        let (event, ack, count) = match attachments.len() {
+            0 => ("42", "43", String::new()),
+            count => ("45", "46", format!("{count}-")),
+        };
+        let text = match (name, reply) {
+            ("message", _) => format!(r#"{event}{count}{head}["message-back",{arguments}]"#),
+            ("message-with-ack", Some(ReplyId(id))) => format!("{ack}{count}{head}{id}[{arguments}]"),
+            _ => return,
+        };
+        self.outbox().push_text(&text);
+        for attachment in attachments {
+            self.outbox().push(websocket::binary_frame(attachment));
+        }
+    }
+
+    fn deadline(&self) -> Option<Instant> {
+        None
+    }
+
+    fn deadline_passed(&mut self) -> Option<Ending> {
+        None
+    }
+
+    async fn end(&mut self) {}
+}
+
+fn head(namespace: &str) -> String {
+    if namespace == "/" { String::new() } else { format!("{namespace},") }
+}
+
+/// WebSocket messages come back: the codec alone, without anything above it.
+pub(crate) async fn serve_raw() -> SocketAddr {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    tokio::spawn(async move {
+        while let Ok((stream, _)) = listener.accept().await {
+            tokio::spawn(raw(stream));
+        }
+    });
+    address
+}
+
+async fn raw(mut stream: TcpStream) -> std::io::Result<()> {
+    let mut bytes = Vec::new();
+    let head = loop {
+        if let Some(end) = bytes.windows(4).position(|four| four == b"\r\n\r\n") {
+            break end + 4;
+        }
+        if stream.read_buf(&mut bytes).await? == 0 {
+            return Ok(());
+        }
+    };
+    let text = String::from_utf8_lossy(&bytes[..head]).into_owned();
+    let value = |name: &str| {
+        let lines = text.lines().filter_map(|line| line.split_once(':'));
+        lines.filter(|(key, _)| key.eq_ignore_ascii_case(name)).map(|(_, value)| value.trim().to_owned()).next()
+    };
+    let Some(accept) = value("sec-websocket-key").and_then(|key| websocket::accept_key(&key)) else { return Ok(()) };
+    let answer = format!(
+        "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\
+         Sec-WebSocket-Accept: {accept}\r\n\r\n"
+    );
+    stream.write_all(answer.as_bytes()).await?;
+    let mut decoder = Decoder::new(RAW_MESSAGE_BYTES_MAX);
+    let mut input = bytes.split_off(head);
+    let mut messages = Vec::new();
+    loop {
+        let fed = decoder.feed(&input, &mut messages);
+        for message in messages.drain(..) {
+            let answer = match message {
+                Message::Text(text) => websocket::text_frame(&text),
+                Message::Binary(bytes) => websocket::binary_frame(&bytes),
+                Message::Ping(payload) => websocket::pong_frame(&payload),
+                Message::Pong => continue,
+                Message::Close(code) => {
+                    return stream.write_all(&websocket::close_frame(code.unwrap_or(1000), "")).await;
+                }
+            };
+            stream.write_all(&answer).await?;
+        }
+        if let Err(violation) = fed {
+            stream.write_all(&websocket::close_frame(violation.close_code(), "")).await?;
+            return stream.shutdown().await;
+        }
+        input.clear();
+        if stream.read_buf(&mut input).await? == 0 {
+            return Ok(());
+        }
+    }
+}

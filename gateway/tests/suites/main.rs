@@ -1,0 +1,94 @@
+//! The official cases: Engine.IO and Socket.IO over WebSocket (in our words, `tests/js/suite`), and Autobahn's.
+//!
+//! In: Node with the modules of tests/js, and `kosoku` (tests/setup.sh installs both). Out: pass or fail; where a tool
+//! is missing the test says so and passes, but not on CI.
+#![allow(clippy::unwrap_used)]
+
+mod echo;
+
+use std::{
+    path::{Path, PathBuf},
+    process::Stdio,
+    time::Duration,
+};
+
+use serde_json::Value;
+use tokio::process::Command;
+
+use crate::echo::{EngineEcho, SocketEcho, Suite};
+
+/// Cases of compression and of limits on speed are run by themselves.
+const WITHOUT: [&str; 3] = ["9.*", "12.*", "13.*"];
+/// All of it takes seconds.
+const PATIENCE: Duration = Duration::from_secs(180);
+
+#[tokio::test]
+async fn the_engine_io_suite_passes() {
+    run_suite(echo::serve(|pod| Box::new(EngineEcho(pod))).await, "engineio.suite.js").await;
+}
+
+#[tokio::test]
+async fn the_socket_io_suite_passes() {
+    run_suite(echo::serve(|pod| Box::new(SocketEcho(pod))).await, "socketio.suite.js").await;
+}
+
+#[tokio::test]
+async fn autobahns_cases_pass() {
+    let Some(kosoku) = kosoku() else { return skipped("kosoku: run tests/setup.sh") };
+    let address = echo::serve_raw().await;
+    let reports = tempfile::tempdir().unwrap();
+    let mut command = Command::new(kosoku);
+    command.args(["-m", "fuzzingclient", "-p", "4", "-o"]).arg(reports.path());
+    for case in WITHOUT {
+        command.args(["-x", case]);
+    }
+    let output = finish(command.arg(format!("ws://{address}")), "kosoku").await;
+    let index = std::fs::read_to_string(reports.path().join("index.json")).expect(&output);
+    let index: Value = serde_json::from_str(&index).unwrap();
+    let cases: Vec<(&String, &Value)> =
+        index.as_object().unwrap().values().flat_map(|agent| agent.as_object().unwrap()).collect();
+    assert!(cases.len() >= 200, "only {} cases: {output}", cases.len());
+    let passes = |value: &Value| matches!(value.as_str(), Some("OK" | "NON-STRICT" | "INFORMATIONAL"));
+    let failed: Vec<_> =
+        cases.iter().filter(|(_, case)| !passes(&case["behavior"]) || !passes(&case["behaviorClose"])).collect();
+    assert!(failed.is_empty(), "{failed:#?}");
+}
+
+async fn run_suite(suite: Suite, file: &str) {
+    let folder = repository().join("tests/js");
+    if !folder.join("node_modules/ws").exists() {
+        return skipped("the modules of tests/js: run tests/setup.sh");
+    }
+    let mut command = Command::new("node");
+    command
+        .args(["--test", "--test-reporter=tap"])
+        .arg(folder.join("suite").join(file))
+        .current_dir(&folder)
+        .env("COLLAB_SUITE_URL", format!("http://{}", suite.address));
+    let output = finish(&mut command, file).await;
+    assert!(output.contains("\n# fail 0\n") && !output.contains("\n# pass 0\n"), "{output}");
+}
+
+async fn finish(command: &mut Command, what: &str) -> String {
+    let running = command.stdin(Stdio::null()).kill_on_drop(true).output();
+    let output = tokio::time::timeout(PATIENCE, running).await.expect(what).expect(what);
+    let text = [output.stdout, output.stderr].map(|bytes| String::from_utf8_lossy(&bytes).into_owned()).concat();
+    assert!(output.status.success(), "{what}:\n{text}");
+    text
+}
+
+fn kosoku() -> Option<PathBuf> {
+    let home = || std::env::var_os("HOME").map(|home| Path::new(&home).join(".cache"));
+    let cache = std::env::var_os("XDG_CACHE_HOME").map(PathBuf::from).or_else(home);
+    let cache = std::env::var_os("COLLAB_CACHE").map(PathBuf::from).or_else(|| Some(cache?.join("collabcluster")));
+    cache.map(|cache| cache.join("kosoku/bin/kosoku")).filter(|path| path.exists())
+}
+
+fn repository() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("..")
+}
+
+fn skipped(what: &str) {
+    assert!(std::env::var_os("CI").is_none(), "missing: {what}");
+    eprintln!("skipped, missing: {what}");
+}

@@ -23,7 +23,6 @@ use tokio::sync::{mpsc, watch};
 use crate::{
     bus::{Heard, Subscription, document_channel},
     document_io::{self as io, Trouble},
-    document_presence::OwnRows,
     documents::{Inner, Mail},
     lease::Living,
     outbox::Outbox,
@@ -45,9 +44,11 @@ const RENEW_PRESENCE: Duration = Duration::from_secs(3600);
 
 /// Runs until the document is closed.
 pub(crate) async fn run(inner: Arc<Inner>, id: Arc<str>, mail: mpsc::Receiver<Mail>) {
+    let living = inner.parts.lease.living();
+    let lapses = living.borrow().lapses;
     let mut task = Task {
         channel: document_channel(&id),
-        living: inner.parts.lease.living(),
+        living,
         draining: inner.is_draining(),
         inner,
         id,
@@ -58,9 +59,8 @@ pub(crate) async fn run(inner: Arc<Inner>, id: Arc<str>, mail: mpsc::Receiver<Ma
         work: FuturesUnordered::new(),
         away: false,
         committing: false,
-        own_rows: OwnRows::default(),
         seen: BTreeSet::new(),
-        reading_people: false,
+        lapses,
     };
     loop {
         match task.open().await {
@@ -104,20 +104,29 @@ struct Task {
     committing: bool,
     living: watch::Receiver<Living>,
     draining: watch::Receiver<bool>,
-    own_rows: OwnRows,
     /// Pods in this document's rows, whose leases are watched.
     seen: BTreeSet<Arc<str>>,
-    reading_people: bool,
+    /// How often this pod's lease had run out when the document was told last.
+    lapses: u64,
 }
 
 /// A future's answer.
 enum Done {
-    LookedUp { connection: ConnectionId, result: Result<Lookup, Result<Refusal, Trouble>> },
-    Committed { batch: Arc<Sent>, result: Result<CommitReply, Trouble>, repeats: u32 },
+    LookedUp {
+        connection: ConnectionId,
+        result: Result<Lookup, Result<Refusal, Trouble>>,
+    },
+    Committed {
+        batch: Arc<Sent>,
+        result: Result<CommitReply, Trouble>,
+        repeats: u32,
+    },
     Fetched(Result<(Vec<Logged>, bool), Trouble>),
     Saved(Result<Version, Trouble>),
     People(Result<(Vec<Member>, BTreeSet<Arc<str>>), Trouble>),
-    RowsWritten(bool),
+    /// The rows that are stored now.
+    RowsWritten(Option<Vec<Member>>),
+    Renewed,
 }
 
 /// A batch that is being committed, as often as it takes.
@@ -147,11 +156,8 @@ impl Task {
         let pod = Arc::clone(parts.lease.pod());
         let mut document = Document::open(parts.settings.clone(), pod, loaded.snapshot, loaded.tail, now_ms())
             .map_err(|error| Trouble::Unreadable(error.to_string()))?;
-        self.see(members.iter().map(|member| &member.pod));
         // Nobody is connected yet, so there is nobody to tell.
         let _ = self.feed(&mut document, Input::Presence { members, live });
-        // What a copy that was given up did not get written.
-        self.write_rows(false);
         Ok((document, subscription))
     }
 
@@ -163,7 +169,7 @@ impl Task {
             let draining = *self.draining.borrow();
             // Whoever lost the transport may come back, but not to a pod that drains: its rows end with its lease.
             let is_unused = document.is_idle() || draining && self.outboxes.is_empty();
-            let is_idle = is_unused && self.work.is_empty() && self.own_rows.is_written();
+            let is_idle = is_unused && self.work.is_empty() && document.is_presence_written();
             idle_since = if is_idle { idle_since.or_else(|| Some(Instant::now())) } else { None };
             let linger = if draining { LINGER_DRAINING } else { LINGER };
             let due = idle_since.map(|since| since + linger);
@@ -187,12 +193,14 @@ impl Task {
                 heard = subscription.next() => self.hear(document, heard),
                 () = sleep_until(wake) => self.feed(document, Input::Tick),
                 changed = self.living.changed() => {
-                    self.pods_changed(changed.is_ok());
-                    Ok(())
+                    match changed {
+                        Ok(()) => self.pods_changed(document),
+                        Err(_) => Ok(()),
+                    }
                 }
                 _ = self.draining.changed() => Ok(()),
                 _ = renewal.tick() => {
-                    self.write_rows(true);
+                    self.renew_presence();
                     Ok(())
                 }
             };
@@ -270,15 +278,10 @@ impl Task {
                 let (parts, id) = (self.inner.parts.clone(), Arc::clone(&self.id));
                 self.start(async move { Done::Saved(io::save(&parts, &id, snapshot).await) });
             }
-            Command::Publish(peer) => {
-                let pod = Arc::clone(self.inner.parts.lease.pod());
-                let notice = Notice::Peer { pod, message: protocol::encode_peer(&peer).into() };
-                self.inner.parts.bus.publish(&self.channel, notice.encode());
-            }
-            Command::WritePresence(member) => {
-                self.own_rows.set(member);
-                self.write_rows(false);
-            }
+            Command::Publish(peer) => self.publish(&peer),
+            Command::WritePresence(rows) => self.write_rows(rows),
+            Command::ReadPresence => self.read_people(),
+            Command::WatchPods(pods) => self.watch_pods(pods),
             Command::PauseReading { connection, pause } => {
                 if let Some(outbox) = self.outboxes.get(&connection) {
                     outbox.pause_reading(&self.id, pause);
@@ -357,22 +360,19 @@ impl Task {
                 beyond.map_or(Ok(()), |version| self.feed(document, Input::Hint(version)))
             }
             Done::Saved(Ok(version)) => self.feed(document, Input::Saved(version)),
-            Done::People(result) => {
-                self.reading_people = false;
-                match result {
-                    Ok((members, live)) => {
-                        self.see(members.iter().map(|member| &member.pod));
-                        self.feed(document, Input::Presence { members, live })
-                    }
-                    Err(trouble) => self.trouble(document, trouble),
-                }
+            Done::People(Ok((members, live))) => self.feed(document, Input::Presence { members, live }),
+            Done::People(Err(trouble)) => {
+                tracing::debug!(document = %self.id, %trouble, "the presence rows could not be read");
+                self.feed(document, Input::PresenceUnread)
             }
-            Done::RowsWritten(is_ok) => {
-                self.own_rows.written(is_ok);
-                if !self.own_rows.is_written() {
-                    self.write_rows(false);
+            Done::Renewed => Ok(()),
+            Done::RowsWritten(rows) => {
+                let is_ok = rows.is_some();
+                // Only now: whoever hears of a row finds it in the store.
+                if let Some(rows) = rows {
+                    self.publish(&Peer::Members(rows));
                 }
-                Ok(())
+                self.feed(document, Input::PresenceWritten(is_ok))
             }
             Done::Fetched(Err(trouble)) | Done::Saved(Err(trouble)) => self.trouble(document, trouble),
         }
@@ -430,10 +430,9 @@ impl Task {
         let message = match heard {
             Heard::Message(message) => message,
             Heard::Missed => {
-                self.read_people();
                 let (parts, id, after) = (self.inner.parts.clone(), Arc::clone(&self.id), document.head().clone());
                 self.start(async move { Done::Fetched(io::fetch(&parts, &id, &after).await) });
-                return Ok(());
+                return self.feed(document, Input::Missed);
             }
         };
         let head = document.head().version;
@@ -457,10 +456,7 @@ impl Task {
                 else {
                     return Ok(());
                 };
-                if let Peer::Member(member) = &peer {
-                    self.see([&member.pod]);
-                }
-                self.feed(document, Input::Peer(peer))
+                self.feed(document, Input::Peer { pod, peer })
             }
             Some(Notice::Version(_) | Notice::Peer { .. }) | None => Ok(()),
         }
@@ -471,8 +467,6 @@ impl Task {
         self.work = FuturesUnordered::new();
         self.away = false;
         self.committing = false;
-        self.reading_people = false;
-        self.own_rows.written(false);
     }
 }
 

@@ -11,7 +11,6 @@ pub mod connection;
 pub mod demo;
 pub mod directory;
 mod document_io;
-mod document_presence;
 mod document_task;
 pub mod documents;
 pub mod drain;

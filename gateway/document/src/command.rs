@@ -1,6 +1,6 @@
 //! What an open document asks its pod to do.
 
-use std::sync::Arc;
+use std::{collections::BTreeSet, sync::Arc};
 
 use ot::Delta;
 
@@ -24,8 +24,14 @@ pub enum Command {
     Save(Arc<Snapshot>),
     /// Tell the other pods.
     Publish(crate::Peer),
-    /// Write (or, at zero connections, remove) this pod's presence row of the user.
-    WritePresence(Member),
+    /// Write (or, at zero connections, remove) rows of this pod, then tell the other pods by
+    /// [`crate::Peer::Members`]; comes back as [`crate::Input::PresenceWritten`]. One at a time.
+    WritePresence(Vec<Member>),
+    /// Read all rows of the presence hash; comes back as [`crate::Input::Presence`] or
+    /// [`crate::Input::PresenceUnread`]. Rows of pods that do not live are removed on the way. One at a time.
+    ReadPresence,
+    /// From now on these are the pods whose life is of interest; changes come as [`crate::Input::PodsLive`].
+    WatchPods(BTreeSet<Arc<str>>),
     /// Stop or go on reading this connection's socket.
     PauseReading { connection: ConnectionId, pause: bool },
     /// The pod's copy cannot go on (far behind, or forked): drop it and open the document anew. All connections have

@@ -62,6 +62,12 @@ pub struct Document {
     pub(crate) newline_wanted: bool,
     pub(crate) presence: Presence,
     pub(crate) cursors: Cursors,
+    /// When this pod tells its cursors to those who asked.
+    pub(crate) answer_cursors_at_ms: Option<u64>,
+    /// The time of the input that is being handled.
+    pub(crate) now_ms: u64,
+    /// The cursors of other pods are not known; they are asked for when it is known that there are any.
+    pub(crate) ask_for_cursors: bool,
     /// Somebody has joined since the document was opened.
     pub(crate) had_clients: bool,
     /// This copy has given up; all that is left to do is to say so.
@@ -116,9 +122,10 @@ impl Document {
         pod: Arc<str>,
         snapshot: Snapshot,
         tail: Vec<Logged>,
-        _now_ms: u64,
+        now_ms: u64,
     ) -> Result<Self, OpenError> {
         let history = History::open(&settings, snapshot, &tail)?;
+        let presence = Presence::new(pod, &history.head().hash, now_ms);
         Ok(Self {
             settings,
             heard: history.head().version,
@@ -141,7 +148,10 @@ impl Document {
             wrote_since_save: false,
             newline_seq: 0,
             newline_wanted: false,
-            presence: Presence::new(pod),
+            presence,
+            answer_cursors_at_ms: None,
+            ask_for_cursors: true,
+            now_ms,
             cursors: Cursors::default(),
             had_clients: false,
             reopening: false,
@@ -152,6 +162,7 @@ impl Document {
     /// Takes in what happened at `now_ms` (a clock in milliseconds that does not run backwards); what is to be done
     /// comes back in order.
     pub fn handle(&mut self, input: Input, now_ms: u64) -> Vec<Command> {
+        self.now_ms = now_ms;
         if self.reopening {
             self.turn_away(input);
             return std::mem::take(&mut self.out);
@@ -162,15 +173,19 @@ impl Document {
             Input::Leave { connection, how, reply } => self.on_leave(connection, how, reply, now_ms),
             Input::Edit(edit) => self.on_edit(edit, now_ms),
             Input::Cursor { connection, version, position, reply } => {
-                self.on_cursor(connection, version, position, reply);
+                self.on_cursor(connection, version, position, reply, now_ms);
             }
             Input::Typing { connection, is_typing, reply } => self.on_typing(connection, is_typing, reply, now_ms),
             Input::Learned(entries) => self.on_learned(entries),
             Input::Hint(version) => self.heard = self.heard.max(version),
             Input::Committed(reply) => self.on_committed(reply),
             Input::StoreAway(away) => self.on_store_away(away, now_ms),
-            Input::Peer(peer) => self.on_peer(peer, now_ms),
-            Input::Presence { members, live } => self.presence.replace(members, live, now_ms),
+            Input::Peer { pod, peer } => self.on_peer(&pod, peer, now_ms),
+            Input::Presence { members, live } => self.on_presence(members, &live, now_ms),
+            Input::PresenceUnread => self.presence.unread(now_ms),
+            Input::PresenceWritten(is_ok) => self.presence.written(is_ok, now_ms),
+            Input::PodsLive { live, lapsed } => self.presence.pods_live(&live, lapsed, now_ms),
+            Input::Missed => self.on_missed(now_ms),
             Input::Saved(version) => self.on_saved(version),
             Input::Forked => self.reopen(),
             Input::Tick => {}
@@ -183,10 +198,7 @@ impl Document {
     pub fn deadline_ms(&self) -> Option<u64> {
         let fetching = self.fetching.map(|fetching| fetching.since_ms.saturating_add(FETCH_AGAIN_MS));
         let saving = self.saving.map(|saving| saving.since_ms.saturating_add(SAVE_AGAIN_MS));
-        [fetching, saving, self.held_deadline_ms(), self.presence.deadline_ms(), self.cursors.deadline_ms()]
-            .into_iter()
-            .flatten()
-            .min()
+        [fetching, saving, self.held_deadline_ms(), self.people_deadline_ms()].into_iter().flatten().min()
     }
 
     /// The point that this pod has reached.
@@ -208,6 +220,11 @@ impl Document {
             && !self.presence.has_rows()
     }
 
+    /// Whether the store has all of this pod's presence rows as they are to be.
+    pub fn is_presence_written(&self) -> bool {
+        self.presence.is_written()
+    }
+
     /// What follows from everything that has happened so far.
     fn settle(&mut self, now_ms: u64) {
         self.expire(now_ms);
@@ -223,7 +240,7 @@ impl Document {
             self.fetch(now_ms);
             self.save(now_ms);
         }
-        self.tell_people();
+        self.tell_people(now_ms);
     }
 
     /// Forgets which connections had something pending, and reads on where enough of it is done.
@@ -252,8 +269,7 @@ impl Document {
             self.saving = None;
         }
         self.refuse_held(now_ms);
-        self.presence.tick(now_ms);
-        self.end_typing(now_ms);
+        self.people_tick(now_ms);
     }
 
     /// Asks for what is missing. While a commit call is in flight its reply brings the tail by itself.

@@ -45,12 +45,28 @@ pub enum Input {
     /// unknown by itself until it is answered.
     StoreAway(bool),
     /// A message of another pod about this document.
-    Peer(Peer),
-    /// All rows of the presence hash and the pods whose lease lives; sent after open and whenever either changed.
+    Peer {
+        pod: Arc<str>,
+        peer: Peer,
+    },
+    /// The answer to `ReadPresence`, and the first input after the document was opened: all rows of the presence hash,
+    /// and those of their pods whose lease lives.
     Presence {
         members: Vec<Member>,
         live: BTreeSet<Arc<str>>,
     },
+    /// The rows could not be read.
+    PresenceUnread,
+    /// The answer to `WritePresence`: whether the rows are known to be stored.
+    PresenceWritten(bool),
+    /// Those of the pods of the last `WatchPods` that live, as far as is known. `lapsed`: this pod's own lease had run
+    /// out since the last time.
+    PodsLive {
+        live: BTreeSet<Arc<str>>,
+        lapsed: bool,
+    },
+    /// Messages of other pods may have been lost. What the log has beyond the head is told apart.
+    Missed,
     /// A snapshot up to this version is stored.
     Saved(Version),
     /// A lookup or a fetch found that the pod's head is not a point of the log (any more).
@@ -144,7 +160,29 @@ pub enum Verdict {
 /// What pods tell each other about a document besides its entries.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Peer {
-    Member(Member),
-    Cursor { user_id: Arc<str>, client_id: Arc<str>, version: Version, position: Option<Position> },
-    Typing { user_id: Arc<str>, is_typing: bool },
+    /// Rows of the sender that changed; the store has them already.
+    Members(Vec<Member>),
+    Cursor {
+        user_id: Arc<str>,
+        client_id: Arc<str>,
+        version: Version,
+        position: Option<Position>,
+    },
+    Typing {
+        user_id: Arc<str>,
+        is_typing: bool,
+    },
+    /// Tell all the cursors that you have: the sender has just opened the document, or missed messages.
+    Ask,
+    /// The answer: all the cursors that came through the sender.
+    Cursors(Vec<PeerCursor>),
+}
+
+/// A cursor in [`Peer::Cursors`].
+#[derive(Debug, Clone, PartialEq)]
+pub struct PeerCursor {
+    pub user_id: Arc<str>,
+    pub client_id: Arc<str>,
+    pub version: Version,
+    pub position: Position,
 }

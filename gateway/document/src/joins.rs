@@ -300,7 +300,7 @@ impl Document {
         if !connection.present {
             self.presence.join(&user, now_ms);
         }
-        let (active_users, active_count) = (self.active_users(&user.id), self.presence.count());
+        let (active_users, active_count) = (self.active_users(&user.id), self.presence.crowd().count());
         let Some(connection) = self.connections.get_mut(&id) else { return };
         connection.present = true;
         connection.taken_seq = connection.taken_seq.max(connection.last_seq);

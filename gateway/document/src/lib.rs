@@ -9,6 +9,7 @@ mod color;
 #[allow(missing_docs, reason = "most fields are said by their name and type; the others have a comment")]
 mod command;
 mod connection;
+mod crowd;
 mod cursors;
 mod document;
 mod edits;
@@ -18,6 +19,7 @@ mod joins;
 mod learning;
 mod people;
 mod presence;
+mod rows;
 mod settings;
 #[allow(missing_docs, reason = "most fields are said by their name and type; the others have a comment")]
 mod types;

@@ -1,97 +1,134 @@
 //! Who is in the document.
 //!
-//! In: joins and departures on this pod, rows and messages of other pods. Out: [`Change`]s: what to tell the connections
-//! here, the other pods and the store. A user counts once, whatever the number of tabs and pods; a user whose transport
-//! was lost stays for a while; rows of pods whose lease is gone do not count.
+//! In: joins and departures on this pod, rows and messages of other pods, which pods live. Out: rows of this pod to
+//! write, reads of everybody's rows, and what to tell the connections here (`crowd`). A user counts once, whatever the
+//! number of tabs and pods; a user whose transport was lost stays for a while; rows of pods whose lease is gone do not
+//! count. What pods tell each other is a hint, the rows are the truth: they are read when messages may have been lost,
+//! when a pod may have died, and once in a long while for what nobody noticed.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
     sync::Arc,
 };
 
-use crate::{Member, User};
+use crate::{
+    Member, User,
+    crowd::{Crowd, Told},
+    rows::Rows,
+};
 
 /// How long a user stays whose transport was lost, in milliseconds: longer than a reconnect takes.
 const GRACE_MS: u64 = 10_000;
-/// From this many active users on the total is told instead of every coming and going.
-pub(crate) const CROWD_USERS: usize = 100;
-/// The total is told at most this often, in milliseconds.
-const COUNT_EVERY_MS: u64 = 1_000;
+/// A row that is gone without a word, although its pod lives, is believed to be gone after this long, in milliseconds:
+/// a server that lost its data gets the rows again from the pods, and until then nobody is to vanish.
+const MISSING_MS: u64 = 10_000;
+/// A read that failed is repeated after this long, in milliseconds.
+const READ_AGAIN_MS: u64 = 1_000;
+/// All rows are read at least this often, in milliseconds, and up to a quarter more, so that pods and documents that were
+/// opened together do not read together.
+const READ_EVERY_MS: u64 = 600_000;
 /// Most rows of other pods that are kept; beyond that the newest are not counted.
-const MAX_ROWS: usize = 100_000;
+const ROWS_MAX: usize = 100_000;
+/// Messages kept while the rows are read; beyond that they are read once more.
+const HEARD_MAX: usize = 10_000;
 
 /// Something that others must hear of.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) enum Change {
-    /// For the connections here: first connection of this user anywhere.
-    Joined(User),
-    /// For the connections here: the last one is gone.
-    Left(Arc<str>),
-    /// For the connections here: the total, in a crowd.
-    Count(usize),
-    /// For the store and the other pods: this pod's row.
-    Row(Member),
+    /// For the connections here.
+    Told(Told),
+    /// A user is not in the document through this other pod any more.
+    Gone { pod: Arc<str>, user_id: Arc<str> },
+    /// The pods that have rows changed.
+    Pods(BTreeSet<Arc<str>>),
+    /// For the store, and then the other pods: rows of this pod.
+    Write(Vec<Member>),
+    /// All rows are to be read.
+    Read,
 }
 
 #[derive(Debug)]
 struct Local {
     user: User,
     connections: u32,
+    /// What the row says; 0: it may say anything.
+    row_connections: u32,
     since_ms: u64,
     /// Set while nobody of this user is connected here any more, but a transport was lost.
     gone_at_ms: Option<u64>,
+}
+
+#[derive(Debug)]
+struct Remote {
+    member: Member,
+    /// The row was not in the store when it was read, although its pod lives.
+    missing_since_ms: Option<u64>,
 }
 
 /// Who is in the document, here and elsewhere.
 #[derive(Debug)]
 pub(crate) struct Presence {
     pod: Arc<str>,
+    /// How often this pod's lease has run out: its rows are told from those of before by it.
+    lapses: u64,
     local: BTreeMap<Arc<str>, Local>,
-    /// By user, then by pod: rows with at least one connection.
-    remote: BTreeMap<Arc<str>, BTreeMap<Arc<str>, Member>>,
-    rows: usize,
-    live: BTreeSet<Arc<str>>,
-    /// Everybody who counts as active, as the connections here were told.
-    active: BTreeMap<Arc<str>, User>,
-    count_due_ms: Option<u64>,
-    count_told_ms: Option<u64>,
+    /// Of the local users, those in grace.
+    leaving: BTreeSet<(u64, Arc<str>)>,
+    rows: Rows,
+    /// By user, then by pod: rows with at least one connection, of pods that live.
+    remote: BTreeMap<Arc<str>, BTreeMap<Arc<str>, Remote>>,
+    /// How many of them each pod has.
+    pods: BTreeMap<Arc<str>, usize>,
+    pods_changed: bool,
+    /// The rows were read since the document was opened.
+    is_read: bool,
+    /// Messages since the read under way was asked for.
+    heard: Option<Vec<Member>>,
+    read_due_ms: u64,
+    /// Between reads that nothing calls for.
+    read_every_ms: u64,
+    crowd: Crowd,
     changes: Vec<Change>,
 }
 
 impl Presence {
-    pub(crate) fn new(pod: Arc<str>) -> Self {
+    /// Nobody is there yet. `salt` spreads the reads of documents that were opened together.
+    pub(crate) fn new(pod: Arc<str>, salt: &str, now_ms: u64) -> Self {
+        let hash = pod.bytes().chain(salt.bytes()).fold(0u64, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(31));
+        let read_every_ms = READ_EVERY_MS + hash % (READ_EVERY_MS / 4);
         Self {
             pod,
+            lapses: 0,
             local: BTreeMap::new(),
+            leaving: BTreeSet::new(),
+            rows: Rows::default(),
             remote: BTreeMap::new(),
-            rows: 0,
-            live: BTreeSet::new(),
-            active: BTreeMap::new(),
-            count_due_ms: None,
-            count_told_ms: None,
+            pods: BTreeMap::new(),
+            pods_changed: false,
+            is_read: false,
+            heard: None,
+            read_due_ms: now_ms.saturating_add(read_every_ms),
+            read_every_ms,
+            crowd: Crowd::default(),
             changes: Vec::new(),
         }
     }
 
     /// A connection of this user joined here.
     pub(crate) fn join(&mut self, user: &User, now_ms: u64) {
-        let first = match self.local.get_mut(&user.id) {
-            Some(local) => {
-                local.connections += 1;
-                local.gone_at_ms = None;
-                local.user = user.clone();
-                // Within the grace the row was never taken away.
-                false
-            }
-            None => {
-                let local = Local { user: user.clone(), connections: 1, since_ms: now_ms, gone_at_ms: None };
-                self.local.insert(user.id.clone(), local);
-                true
-            }
-        };
-        if first {
-            self.tell_row(&user.id);
+        let local = self.local.entry(user.id.clone()).or_insert_with(|| Local {
+            user: user.clone(),
+            connections: 0,
+            row_connections: 0,
+            since_ms: now_ms,
+            gone_at_ms: None,
+        });
+        local.connections += 1;
+        local.user = user.clone();
+        if let Some(gone_at_ms) = local.gone_at_ms.take() {
+            self.leaving.remove(&(gone_at_ms, user.id.clone()));
         }
+        self.write_row(&user.id);
         self.settle(&user.id, now_ms);
     }
 
@@ -100,164 +137,277 @@ impl Presence {
         let Some(local) = self.local.get_mut(user_id) else { return };
         local.connections = local.connections.saturating_sub(1);
         if local.connections > 0 {
-            return;
-        }
-        if lost {
-            local.gone_at_ms = Some(now_ms.saturating_add(GRACE_MS));
+            self.write_row(user_id);
+        } else if lost {
+            let gone_at_ms = now_ms.saturating_add(GRACE_MS);
+            local.gone_at_ms = Some(gone_at_ms);
+            self.leaving.insert((gone_at_ms, user_id.clone()));
         } else {
             self.remove(user_id, now_ms);
         }
     }
 
     /// The whole truth of the store: all rows, and the pods whose lease lives.
-    pub(crate) fn replace(&mut self, members: Vec<Member>, live: BTreeSet<Arc<str>>, now_ms: u64) {
-        self.live = live;
-        self.remote.clear();
-        self.rows = 0;
-        let mut mine = Vec::new();
-        for member in members {
+    pub(crate) fn replace(&mut self, members: Vec<Member>, live: &BTreeSet<Arc<str>>, now_ms: u64) {
+        let mut before = std::mem::take(&mut self.remote);
+        self.pods.clear();
+        self.pods_changed = true;
+        let mut own = BTreeMap::new();
+        for member in members.into_iter().filter(|member| member.connections > 0) {
             if member.pod == self.pod {
-                mine.push(member);
-            } else {
-                self.insert_row(member);
+                own.insert(member.user.id.clone(), member);
+            } else if live.contains(&member.pod) {
+                if let Some(rows) = before.get_mut(&member.user.id) {
+                    rows.remove(&member.pod);
+                }
+                self.insert(member, None);
             }
         }
-        for member in mine {
-            // A row of this pod without connections: left by a copy of the document that was closed in between.
-            if member.connections > 0 && !self.local.contains_key(&member.user.id) {
-                let gone_at_ms = Some(now_ms.saturating_add(GRACE_MS));
-                let local = Local { user: member.user.clone(), connections: 0, since_ms: member.since_ms, gone_at_ms };
-                self.local.insert(member.user.id, local);
-            }
+        self.read_due_ms = now_ms.saturating_add(self.read_every_ms);
+        self.keep_missing(before, live, now_ms);
+        self.compare_own(own, now_ms);
+        self.is_read = true;
+        for member in self.heard.take().unwrap_or_default() {
+            self.hear(member);
         }
-        let known: BTreeSet<_> =
-            self.active.keys().chain(self.remote.keys()).chain(self.local.keys()).cloned().collect();
-        for user_id in known {
+        for user_id in self.crowd_and_rows() {
             self.settle(&user_id, now_ms);
         }
     }
 
-    /// Another pod's row changed.
-    pub(crate) fn row(&mut self, member: Member, now_ms: u64) {
-        if member.pod == self.pod {
-            return;
-        }
-        // Whoever speaks is alive, whatever the last list said.
-        self.live.insert(member.pod.clone());
-        let user_id = member.user.id.clone();
-        if member.connections > 0 {
-            self.insert_row(member);
-        } else if let Some(rows) = self.remote.get_mut(&user_id) {
-            if rows.remove(&member.pod).is_some() {
-                self.rows = self.rows.saturating_sub(1);
-            }
-            if rows.is_empty() {
-                self.remote.remove(&user_id);
-            }
-        }
-        self.settle(&user_id, now_ms);
+    /// The rows could not be read.
+    pub(crate) fn unread(&mut self, now_ms: u64) {
+        // What was heard meanwhile was taken in when it was heard.
+        self.heard = None;
+        self.read_due_ms = self.read_due_ms.min(now_ms.saturating_add(READ_AGAIN_MS));
     }
 
-    /// Lets go of those whose grace is over, and tells the total when it is due.
+    /// Another pod's rows changed.
+    pub(crate) fn hear_rows(&mut self, members: Vec<Member>, now_ms: u64) {
+        for member in members {
+            if member.pod == self.pod {
+                continue;
+            }
+            match &mut self.heard {
+                Some(heard) if heard.len() < HEARD_MAX => heard.push(member.clone()),
+                Some(_) => self.read_due_ms = now_ms,
+                None => {}
+            }
+            let user_id = member.user.id.clone();
+            self.hear(member);
+            self.settle(&user_id, now_ms);
+        }
+    }
+
+    /// Which of the pods that have rows live, as far as is known; `lapsed`: this pod's lease had run out meanwhile, so
+    /// that others may have removed its rows.
+    pub(crate) fn pods_live(&mut self, live: &BTreeSet<Arc<str>>, lapsed: bool, now_ms: u64) {
+        if lapsed {
+            self.lapses += 1;
+            let everybody: Vec<_> = self.local.keys().cloned().collect();
+            for user_id in everybody {
+                self.forget_row(&user_id);
+                self.write_row(&user_id);
+            }
+        }
+        if self.pods.keys().any(|pod| !live.contains(pod)) {
+            // It may only not have been asked about yet: the read asks.
+            self.read_due_ms = now_ms;
+        }
+    }
+
+    /// Messages may have been lost.
+    pub(crate) fn missed(&mut self, now_ms: u64) {
+        self.read_due_ms = now_ms;
+    }
+
+    /// The rows of the last write are stored, or perhaps not.
+    pub(crate) fn written(&mut self, is_ok: bool, now_ms: u64) {
+        self.rows.written(is_ok, now_ms);
+    }
+
+    /// What time alone brings about, and what is to be written and read.
     pub(crate) fn tick(&mut self, now_ms: u64) {
-        let over: Vec<_> = self
-            .local
-            .iter()
-            .filter(|(_, local)| local.gone_at_ms.is_some_and(|due| due <= now_ms))
-            .map(|(user_id, _)| user_id.clone())
-            .collect();
-        for user_id in over {
+        while let Some((gone_at_ms, user_id)) = self.leaving.first().filter(|(due, _)| *due <= now_ms).cloned() {
+            self.leaving.remove(&(gone_at_ms, user_id.clone()));
             self.remove(&user_id, now_ms);
         }
-        if self.count_due_ms.is_some_and(|due| due <= now_ms) {
-            self.count_due_ms = None;
-            self.count_told_ms = Some(now_ms);
-            self.changes.push(Change::Count(self.active.len()));
+        self.crowd.tick(now_ms);
+        if self.heard.is_none() && self.read_due_ms <= now_ms {
+            self.heard = Some(Vec::new());
+            self.read_due_ms = now_ms.saturating_add(self.read_every_ms);
+            self.changes.push(Change::Read);
+        }
+        if let Some(rows) = self.rows.next(now_ms) {
+            self.changes.push(Change::Write(rows));
         }
     }
 
     /// When [`Self::tick`] is due.
     pub(crate) fn deadline_ms(&self) -> Option<u64> {
-        self.local.values().filter_map(|local| local.gone_at_ms).chain(self.count_due_ms).min()
+        let leaving = self.leaving.first().map(|(due, _)| *due);
+        let reading = self.heard.is_none().then_some(self.read_due_ms);
+        [leaving, reading, self.crowd.deadline_ms(), self.rows.deadline_ms()].into_iter().flatten().min()
     }
 
-    /// Whether this pod has rows that it must still take away.
+    /// Whether this pod has rows that it must still take away, or did not get written.
     pub(crate) fn has_rows(&self) -> bool {
-        !self.local.is_empty()
+        !self.local.is_empty() || !self.rows.is_written()
     }
 
-    /// How many users are active.
-    pub(crate) fn count(&self) -> usize {
-        self.active.len()
+    /// Whether the store has all of this pod's rows as they are to be.
+    pub(crate) fn is_written(&self) -> bool {
+        self.rows.is_written()
     }
 
-    /// Everybody but this one.
-    pub(crate) fn others(&self, user_id: &str) -> impl Iterator<Item = &User> {
-        self.active.iter().filter(move |(id, _)| ***id != *user_id).map(|(_, user)| user)
+    /// Whether somebody is in the document through another pod.
+    pub(crate) fn has_remote(&self) -> bool {
+        !self.remote.is_empty()
+    }
+
+    /// Everybody who is active.
+    pub(crate) fn crowd(&mut self) -> &mut Crowd {
+        &mut self.crowd
     }
 
     /// What happened since the last call.
     pub(crate) fn take_changes(&mut self) -> Vec<Change> {
-        std::mem::take(&mut self.changes)
+        let mut changes = std::mem::take(&mut self.changes);
+        if std::mem::take(&mut self.pods_changed) {
+            changes.push(Change::Pods(self.pods.keys().cloned().collect()));
+        }
+        changes.extend(self.crowd.take_told().into_iter().map(Change::Told));
+        changes
     }
 
-    fn insert_row(&mut self, member: Member) {
-        if member.connections == 0 || self.rows >= MAX_ROWS {
+    /// Rows that are not in the store although their pod lives.
+    fn keep_missing(
+        &mut self,
+        before: BTreeMap<Arc<str>, BTreeMap<Arc<str>, Remote>>,
+        live: &BTreeSet<Arc<str>>,
+        now_ms: u64,
+    ) {
+        for (user_id, rows) in before {
+            for (pod, row) in rows {
+                let since_ms = row.missing_since_ms.unwrap_or(now_ms);
+                let until_ms = since_ms.saturating_add(MISSING_MS);
+                if live.contains(&pod) && now_ms < until_ms {
+                    self.read_due_ms = self.read_due_ms.min(until_ms);
+                    self.insert(row.member, Some(since_ms));
+                } else {
+                    self.changes.push(Change::Gone { pod, user_id: user_id.clone() });
+                }
+            }
+        }
+    }
+
+    /// Own rows as the store has them, against those that it is to have.
+    fn compare_own(&mut self, mut own: BTreeMap<Arc<str>, Member>, now_ms: u64) {
+        let everybody: Vec<_> = self.local.keys().cloned().collect();
+        for user_id in everybody {
+            if own.remove(&user_id).is_none() && !self.rows.is_pending(&user_id) {
+                self.forget_row(&user_id);
+                self.write_row(&user_id);
+            }
+        }
+        for (user_id, member) in own {
+            if self.rows.is_pending(&user_id) {
+                continue;
+            }
+            if self.is_read {
+                self.rows.set(Member { connections: 0, ..member });
+                continue;
+            }
+            // Left by a copy of the document that was closed or given up: its people may be on their way here.
+            let gone_at_ms = now_ms.saturating_add(GRACE_MS);
+            self.leaving.insert((gone_at_ms, user_id.clone()));
+            let local = Local {
+                user: member.user,
+                connections: 0,
+                row_connections: 0,
+                since_ms: member.since_ms,
+                gone_at_ms: Some(gone_at_ms),
+            };
+            self.local.insert(user_id, local);
+        }
+    }
+
+    fn hear(&mut self, member: Member) {
+        if member.connections > 0 {
+            self.insert(member, None);
             return;
         }
-        if self.remote.entry(member.user.id.clone()).or_default().insert(member.pod.clone(), member).is_none() {
-            self.rows += 1;
+        let Some(rows) = self.remote.get_mut(&member.user.id) else { return };
+        if rows.remove(&member.pod).is_none() {
+            return;
+        }
+        if rows.is_empty() {
+            self.remote.remove(&member.user.id);
+        }
+        if let Some(count) = self.pods.get_mut(&member.pod) {
+            *count -= 1;
+            if *count == 0 {
+                self.pods.remove(&member.pod);
+                self.pods_changed = true;
+            }
+        }
+        self.changes.push(Change::Gone { pod: member.pod, user_id: member.user.id });
+    }
+
+    fn insert(&mut self, member: Member, missing_since_ms: Option<u64>) {
+        let is_full = self.pods.values().sum::<usize>() >= ROWS_MAX;
+        let rows = self.remote.entry(member.user.id.clone()).or_default();
+        let pod = member.pod.clone();
+        if is_full && !rows.contains_key(&pod) {
+            if rows.is_empty() {
+                self.remote.remove(&member.user.id);
+            }
+            return;
+        }
+        if rows.insert(pod.clone(), Remote { member, missing_since_ms }).is_none() {
+            let count = self.pods.entry(pod).or_default();
+            *count += 1;
+            self.pods_changed |= *count == 1;
         }
     }
 
     fn remove(&mut self, user_id: &Arc<str>, now_ms: u64) {
         let Some(local) = self.local.remove(user_id) else { return };
-        self.changes.push(Change::Row(Member {
-            pod: self.pod.clone(),
-            user: local.user,
-            connections: 0,
-            since_ms: local.since_ms,
-        }));
+        self.rows.set(self.member(&local, 0));
         self.settle(user_id, now_ms);
     }
 
-    fn tell_row(&mut self, user_id: &Arc<str>) {
-        if let Some(local) = self.local.get(user_id) {
-            self.changes.push(Change::Row(Member {
-                pod: self.pod.clone(),
-                user: local.user.clone(),
-                connections: local.connections,
-                since_ms: local.since_ms,
-            }));
+    /// Nothing is known of what the store says of this user any more.
+    fn forget_row(&mut self, user_id: &Arc<str>) {
+        if let Some(local) = self.local.get_mut(user_id) {
+            local.row_connections = 0;
         }
     }
 
-    /// Compares what is with what was told.
+    /// Writes the row of a local user if it says something else. In grace it keeps saying what it said.
+    fn write_row(&mut self, user_id: &Arc<str>) {
+        let Some(local) = self.local.get_mut(user_id) else { return };
+        let connections = local.connections.max(1);
+        if std::mem::replace(&mut local.row_connections, connections) != connections {
+            let Some(local) = self.local.get(user_id) else { return };
+            self.rows.set(self.member(local, connections));
+        }
+    }
+
+    fn member(&self, local: &Local, connections: u32) -> Member {
+        let (pod, user) = (self.pod.clone(), local.user.clone());
+        Member { pod, user, connections, since_ms: local.since_ms, lapses: self.lapses }
+    }
+
+    fn crowd_and_rows(&self) -> BTreeSet<Arc<str>> {
+        self.crowd.ids().chain(self.remote.keys()).chain(self.local.keys()).cloned().collect()
+    }
+
+    /// Compares what is with what counts as active.
     fn settle(&mut self, user_id: &Arc<str>, now_ms: u64) {
-        let user = self.local.get(user_id).map(|local| local.user.clone()).or_else(|| {
-            let rows = self.remote.get(user_id)?;
-            rows.values().find(|member| self.live.contains(&member.pod)).map(|member| member.user.clone())
-        });
-        let was = self.active.contains_key(user_id);
-        match user {
-            Some(user) if !was => {
-                self.active.insert(user_id.clone(), user.clone());
-                self.announce(Change::Joined(user), now_ms);
-            }
-            None if was => {
-                self.active.remove(user_id);
-                self.announce(Change::Left(user_id.clone()), now_ms);
-            }
-            _ => {}
-        }
-    }
-
-    fn announce(&mut self, change: Change, now_ms: u64) {
-        if self.active.len() <= CROWD_USERS {
-            self.changes.push(change);
-        } else if self.count_due_ms.is_none() {
-            let next = self.count_told_ms.map_or(now_ms, |told| told.saturating_add(COUNT_EVERY_MS));
-            self.count_due_ms = Some(next.max(now_ms));
-        }
+        let here = self.local.get(user_id).map(|local| &local.user);
+        let there = || self.remote.get(user_id)?.values().next().map(|row| &row.member.user);
+        let user = here.or_else(there);
+        self.crowd.set(user_id, user, now_ms);
     }
 }

@@ -120,6 +120,9 @@ pub struct Member {
     pub connections: u32,
     /// Unix milliseconds of the first of them.
     pub since_ms: u64,
+    /// How often the pod's lease had run out when the row was written: whoever removes the rows of a dead pod cannot hit
+    /// those that it writes when it turns out to live.
+    pub lapses: u64,
 }
 
 /// A cursor as clients send it.

@@ -14,7 +14,7 @@ fn range(index: usize, length: usize) -> Option<Position> {
 }
 
 fn member(pod: &str, id: u64, connections: u32) -> Member {
-    Member { pod: pod.into(), user: user(id), connections, since_ms: 5 }
+    Member { pod: pod.into(), user: user(id), connections, since_ms: 5, lapses: 0 }
 }
 
 fn joined(id: u64) -> Event {
@@ -27,6 +27,11 @@ fn left(id: u64) -> Event {
 
 fn pods(names: &[&str]) -> BTreeSet<Arc<str>> {
     names.iter().map(|name| Arc::from(*name)).collect()
+}
+
+/// A row of another pod changed.
+fn heard(member: Member) -> Input {
+    Input::Peer { pod: member.pod.clone(), peer: Peer::Members(vec![member]) }
 }
 
 fn second_tab(id: u64, of: u64) -> Join {
@@ -49,11 +54,13 @@ fn several_tabs_of_one_user_count_once() {
         .commands
         .iter()
         .filter_map(|command| match command {
-            Command::WritePresence(member) => Some((member.user.id.to_string(), member.connections)),
+            Command::WritePresence(rows) => Some(rows.iter().map(|row| (row.user.id.to_string(), row.connections))),
             _ => None,
         })
+        .flatten()
         .collect();
-    assert_eq!(rows, [("u1".to_owned(), 1), ("u2".to_owned(), 1), ("u2".to_owned(), 0)]);
+    let row = |user: &str, connections| (user.to_owned(), connections);
+    assert_eq!(rows, [row("u1", 1), row("u2", 1), row("u2", 2), row("u2", 1), row("u2", 0)]);
 }
 
 #[test]
@@ -79,8 +86,8 @@ fn people_of_other_pods_count_while_their_pod_lives() {
     desk.join(1);
     desk.input(Input::Presence { members: vec![member("pod2", 2, 1), member("dead", 3, 1)], live: pods(&["pod2"]) });
     assert_eq!(desk.events(1), [joined(2)]);
-    desk.input(Input::Peer(Peer::Member(member("pod3", 2, 1))));
-    desk.input(Input::Peer(Peer::Member(member("pod2", 2, 0))));
+    desk.input(heard(member("pod3", 2, 1)));
+    desk.input(heard(member("pod2", 2, 0)));
     assert_eq!(desk.events(1), [], "still on pod3");
     desk.input(Input::Presence { members: vec![member("pod3", 2, 1)], live: pods(&["pod2"]) });
     assert_eq!(desk.events(1), [left(2)]);
@@ -92,7 +99,8 @@ fn a_row_that_an_older_copy_left_behind_is_taken_away() {
     desk.input(Input::Presence { members: vec![member("pod1", 2, 1)], live: pods(&["pod1"]) });
     assert!(!desk.document.is_idle());
     desk.tick(10_000);
-    assert!(matches!(&desk.commands[..], [Command::WritePresence(gone), Command::Publish(_)] if gone.connections == 0));
+    let is_removal = |rows: &[Member]| matches!(rows, [gone] if gone.connections == 0);
+    assert!(desk.commands.iter().any(|command| matches!(command, Command::WritePresence(rows) if is_removal(rows))));
     assert!(desk.document.is_idle());
 }
 
@@ -106,7 +114,7 @@ fn in_a_crowd_only_the_total_is_told_at_most_once_a_second() {
     assert_eq!(events.iter().filter(|event| matches!(event, Event::UserJoined(_))).count(), 99);
     assert_eq!(events.last(), Some(&Event::Presence { active_count: 150 }));
     for id in 151..=160 {
-        desk.input(Input::Peer(Peer::Member(member("pod2", id, 1))));
+        desk.input(heard(member("pod2", id, 1)));
     }
     assert_eq!(desk.events(1), []);
     desk.tick(1_000);
@@ -162,7 +170,9 @@ fn a_cursor_of_another_pod_is_brought_to_what_is_shown_here() {
     desk.edit(1, 0, 1, insert(0, "xy"));
     desk.take(1);
     let cursor = Peer::Cursor { user_id: user(2).id, client_id: "c2".into(), version: 0, position: range(3, 0) };
-    desk.input(Input::Peer(cursor));
+    desk.input(Input::Presence { members: vec![member("pod2", 2, 1)], live: pods(&["pod2"]) });
+    desk.take(1);
+    desk.input(Input::Peer { pod: "pod2".into(), peer: cursor });
     assert!(
         matches!(&desk.events(1)[..], [Event::CursorUpdate { version: 1, position, .. }] if *position == range(5, 0))
     );

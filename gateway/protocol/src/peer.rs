@@ -1,12 +1,12 @@
 //! What pods tell each other beside log entries, and the rows of the presence hash.
 //!
 //! In: values of the document's state machine, or text from pub/sub or the store. Out: the other. Messages are JSON
-//! arrays that begin with the name of their kind: `["member",…]`, `["cursor",…]`, `["typing",…]`; a kind that is not
+//! arrays that begin with the name of their kind: `["members",…]`, `["cursor",…]`, `["typing",…]`, …; a kind that is not
 //! known is an error that the receiver ignores, so that newer pods may say more.
 
 use std::{borrow::Cow, sync::Arc};
 
-use document::{Member, Peer, User};
+use document::{Member, Peer, PeerCursor, User};
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
@@ -19,11 +19,28 @@ use crate::{
 /// A message about a document's people.
 pub fn encode_peer(peer: &Peer) -> String {
     match peer {
-        Peer::Member(member) => json(&("member", &*member.pod, &*member.user.id, row(member))),
+        Peer::Members(members) => {
+            // All of them are the sender's.
+            let pod = members.first().map_or("", |member| &*member.pod);
+            let rows: Vec<_> = members.iter().map(|member| (&*member.user.id, row(member))).collect();
+            json(&("members", pod, rows))
+        }
         Peer::Cursor { user_id, client_id, version, position } => {
             json(&("cursor", &**user_id, &**client_id, version, position.as_ref().map(PositionJson)))
         }
         Peer::Typing { user_id, is_typing } => json(&("typing", &**user_id, is_typing)),
+        Peer::Ask => json(&("ask",)),
+        Peer::Cursors(cursors) => {
+            let told = |cursor: &PeerCursor| {
+                (
+                    cursor.user_id.to_string(),
+                    cursor.client_id.to_string(),
+                    cursor.version,
+                    RawValue::from_string(json(&PositionJson(&cursor.position))).ok(),
+                )
+            };
+            json(&("cursors", cursors.iter().map(told).collect::<Vec<_>>()))
+        }
     }
 }
 
@@ -36,10 +53,22 @@ pub fn decode_peer(text: &str) -> Result<Peer, Unreadable> {
     let kind: Cow<'_, str> =
         parts.first().map_or(Ok(Cow::Borrowed("")), |raw| serde_json::from_str(raw.get())).map_err(damaged)?;
     match (kind.as_ref(), text) {
-        ("member", text) => {
-            let (_, pod, user_id, row): (Skip, Cow<'_, str>, Cow<'_, str>, Row<'_>) =
+        ("members", text) => {
+            let (_, pod, rows): (Skip, Cow<'_, str>, Vec<(Cow<'_, str>, Row<'_>)>) =
                 serde_json::from_str(text).map_err(damaged)?;
-            Ok(Peer::Member(member(&pod, &user_id, &row)))
+            Ok(Peer::Members(rows.iter().map(|(user_id, row)| member(&pod, user_id, row)).collect()))
+        }
+        ("ask", _) => Ok(Peer::Ask),
+        ("cursors", text) => {
+            let (_, told): (Skip, Vec<(Cow<'_, str>, Cow<'_, str>, u64, &RawValue)>) =
+                serde_json::from_str(text).map_err(damaged)?;
+            let mut cursors = Vec::new();
+            for (user_id, client_id, version, position) in told {
+                let position = incoming::position(position.get()).map_err(Unreadable::Damaged)?;
+                let Some(position) = position else { continue };
+                cursors.push(PeerCursor { user_id: arc(&user_id), client_id: arc(&client_id), version, position });
+            }
+            Ok(Peer::Cursors(cursors))
         }
         ("cursor", text) => {
             let (_, user_id, client_id, version, position): (Skip, Cow<'_, str>, Cow<'_, str>, u64, &RawValue) =
@@ -166,6 +195,12 @@ struct Row<'a> {
     name: Cow<'a, str>,
     #[serde(borrow, default, skip_serializing_if = "Option::is_none")]
     avatar: Option<Cow<'a, str>>,
+    #[serde(default, skip_serializing_if = "is_zero")]
+    lapses: u64,
+}
+
+fn is_zero(number: &u64) -> bool {
+    *number == 0
 }
 
 /// The first part of a message, read already.
@@ -177,12 +212,13 @@ fn row(member: &Member) -> Row<'_> {
         since: member.since_ms,
         name: Cow::Borrowed(&member.user.name),
         avatar: member.user.avatar.as_deref().map(Cow::Borrowed),
+        lapses: member.lapses,
     }
 }
 
 fn member(pod: &str, user_id: &str, row: &Row<'_>) -> Member {
     let user = User { id: arc(user_id), name: arc(&row.name), avatar: row.avatar.as_deref().map(Arc::from) };
-    Member { pod: arc(pod), user, connections: row.connections, since_ms: row.since }
+    Member { pod: arc(pod), user, connections: row.connections, since_ms: row.since, lapses: row.lapses }
 }
 
 fn arc(text: &str) -> Arc<str> {
@@ -196,7 +232,7 @@ mod tests {
 
     fn somebody() -> Member {
         let user = User { id: "a/b \"c\"".into(), name: "Zoë".into(), avatar: Some("https://x/y.png".into()) };
-        Member { pod: "k3f9".into(), user, connections: 2, since_ms: 1_700_000_000_000 }
+        Member { pod: "k3f9".into(), user, connections: 2, since_ms: 1_700_000_000_000, lapses: 0 }
     }
 
     #[test]
@@ -214,12 +250,22 @@ mod tests {
         let cursor = |position| Peer::Cursor { user_id: "u".into(), client_id: "c".into(), version: 4, position };
         for (peer, golden) in [
             (
-                Peer::Member(somebody()),
-                r#"["member","k3f9","a/b \"c\"",{"connections":2,"since":1700000000000,"name":"Zoë","avatar":"https://x/y.png"}]"#,
+                Peer::Members(vec![somebody()]),
+                r#"["members","k3f9",[["a/b \"c\"",{"connections":2,"since":1700000000000,"name":"Zoë","avatar":"https://x/y.png"}]]]"#,
             ),
             (cursor(Some(Position::Range { index: 3, length: 0 })), r#"["cursor","u","c",4,{"index":3,"length":0}]"#),
             (cursor(Some(Position::Other(r#"{"cell":[1,2]}"#.into()))), r#"["cursor","u","c",4,{"cell":[1,2]}]"#),
             (cursor(None), r#"["cursor","u","c",4,null]"#),
+            (Peer::Ask, r#"["ask"]"#),
+            (
+                Peer::Cursors(vec![PeerCursor {
+                    user_id: "u".into(),
+                    client_id: "c".into(),
+                    version: 4,
+                    position: Position::Range { index: 3, length: 0 },
+                }]),
+                r#"["cursors",[["u","c",4,{"index":3,"length":0}]]]"#,
+            ),
             (Peer::Typing { user_id: "u".into(), is_typing: true }, r#"["typing","u",true]"#),
         ] {
             assert_eq!(encode_peer(&peer), golden);

@@ -53,7 +53,11 @@ impl Task {
             | Input::Hint(_)
             | Input::Committed(_)
             | Input::StoreAway(_)
-            | Input::Peer(_)
+            | Input::Peer { .. }
+            | Input::PresenceUnread
+            | Input::PresenceWritten(_)
+            | Input::PodsLive { .. }
+            | Input::Missed
             | Input::Presence { .. }
             | Input::Saved(_)
             | Input::Forked

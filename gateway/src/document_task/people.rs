@@ -1,58 +1,65 @@
-//! The task's part in presence: whose leases are watched, when rows are read again, and how own rows are written.
+//! The task's part in presence: which leases are watched, and how rows are read and written.
 //!
-//! In: rows and members that name pods, changes of the living, changed own rows. Out: futures that read and write the
-//! presence hash; their answers come back to the task.
+//! In: what the document asks for, changes of the living. Out: futures that read and write the presence hash; their
+//! answers come back to the task.
 
 use std::{collections::BTreeSet, sync::Arc};
 
-use super::{Done, Task};
-use crate::document_io as io;
+use bytes::Bytes;
+use document::{Document, Input, Member, Peer};
+
+use super::{Done, Flow, Task};
+use crate::{document_io as io, store::Notice};
 
 impl Task {
-    /// Watches the leases of pods that are in this document.
-    pub(super) fn see<'a>(&mut self, pods: impl IntoIterator<Item = &'a Arc<str>>) {
+    /// From now on these pods' leases are watched.
+    pub(super) fn watch_pods(&mut self, pods: BTreeSet<Arc<str>>) {
         let lease = &self.inner.parts.lease;
-        let new: Vec<_> =
-            pods.into_iter().filter(|pod| *pod != lease.pod() && !self.seen.contains(*pod)).cloned().collect();
+        lease.unwatch(self.seen.difference(&pods));
+        let new: Vec<_> = pods.difference(&self.seen).cloned().collect();
         if !new.is_empty() {
-            self.seen.extend(new.iter().cloned());
             lease.watch(new);
         }
+        self.seen = pods;
     }
 
-    pub(super) fn pods_changed(&mut self, has_lease: bool) {
+    pub(super) fn pods_changed(&mut self, document: &mut Document) -> Flow {
         let living = self.living.borrow_and_update().clone();
-        if !has_lease {
-            return;
-        }
-        if self.own_rows.lapsed(living.lapses) {
-            self.write_rows(true);
-        }
-        let (alive, dead): (BTreeSet<_>, BTreeSet<_>) =
-            self.seen.iter().cloned().partition(|pod| living.pods.contains(pod));
-        if !dead.is_empty() {
-            self.read_people();
-            // Incarnations do not come back; one that was only not asked about yet is in the rows that are read now.
-            self.inner.parts.lease.unwatch(&dead);
-            self.seen = alive;
-        }
+        let lapsed = std::mem::replace(&mut self.lapses, living.lapses) != living.lapses;
+        self.feed(document, Input::PodsLive { live: living.pods, lapsed })
     }
 
-    pub(super) fn read_people(&mut self) {
-        if std::mem::replace(&mut self.reading_people, true) {
-            return;
-        }
+    pub(super) fn read_people(&self) {
         let (parts, id) = (self.inner.parts.clone(), Arc::clone(&self.id));
         self.start(async move { Done::People(io::people(&parts, &id).await) });
     }
 
-    pub(super) fn write_rows(&mut self, all: bool) {
-        let Some(rows) = self.own_rows.take(all) else { return };
+    pub(super) fn write_rows(&self, members: Vec<Member>) {
         let (parts, id) = (self.inner.parts.clone(), Arc::clone(&self.id));
-        let pause = self.own_rows.pause();
         self.start(async move {
-            tokio::time::sleep(pause).await;
-            Done::RowsWritten(parts.store.write_presence(&id, &rows).await.is_ok())
+            let row = |member: &Member| {
+                let (field, row) = protocol::encode_member(member);
+                (field, (member.connections > 0).then(|| Bytes::from(row)))
+            };
+            let rows: Vec<_> = members.iter().map(row).collect();
+            let is_stored = parts.store.write_presence(&id, &rows).await.is_ok();
+            Done::RowsWritten(is_stored.then_some(members))
         });
+    }
+
+    /// The hash lives on; what is in it does not change.
+    pub(super) fn renew_presence(&self) {
+        let (parts, id) = (self.inner.parts.clone(), Arc::clone(&self.id));
+        self.start(async move {
+            // The next renewal comes long before the hash ends.
+            let _ = parts.store.write_presence(&id, &[]).await;
+            Done::Renewed
+        });
+    }
+
+    pub(super) fn publish(&self, peer: &Peer) {
+        let pod = Arc::clone(self.inner.parts.lease.pod());
+        let notice = Notice::Peer { pod, message: protocol::encode_peer(peer).into() };
+        self.inner.parts.bus.publish(&self.channel, notice.encode());
     }
 }

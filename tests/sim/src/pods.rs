@@ -240,10 +240,13 @@ impl World {
                 Command::Save(snapshot) => self.pods[pod].jobs.push_back(Job::Save(snapshot)),
                 Command::Publish(peer) => {
                     for other in (0..self.pods.len()).filter(|other| *other != pod) {
-                        self.pods[other].published.push_back(Input::Peer(peer.clone()));
+                        let input = Input::Peer { pod: format!("pod{pod}").into(), peer: peer.clone() };
+                        self.pods[other].published.push_back(input);
                     }
                 }
-                Command::WritePresence(_) => {}
+                Command::WritePresence(_) => self.pods[pod].replies.push_back(vec![Input::PresenceWritten(true)]),
+                Command::ReadPresence => self.pods[pod].replies.push_back(vec![Input::PresenceUnread]),
+                Command::WatchPods(_) => {}
                 Command::PauseReading { connection, pause } => {
                     if let Some(connection) = self.connections.get_mut(&connection) {
                         connection.paused = pause;

@@ -84,6 +84,10 @@ impl Desk {
                     let tail = self.after(after.version);
                     self.input(Input::Learned(tail));
                 }
+                Command::WritePresence(_) => {
+                    self.commands.push(command);
+                    self.input(Input::PresenceWritten(true));
+                }
                 other => self.commands.push(other),
             }
         }

@@ -103,10 +103,12 @@ fn follow_settings(
 ) -> anyhow::Result<()> {
     let filter = |live: &Live| EnvFilter::new(live.log_level.as_str());
     let (level, handle) = reload::Layer::new(filter(&config.live));
-    // Colours are for people; a cluster's log keeps plain lines.
-    let lines =
-        tracing_subscriber::fmt::layer().with_writer(std::io::stderr).with_ansi(std::io::stderr().is_terminal());
-    tracing_subscriber::registry().with(level).with(lines).try_init().context("the log")?;
+    // Lines and colours are for people; a cluster's log is read by machines.
+    let is_watched = std::io::stderr().is_terminal();
+    let lines = is_watched.then(|| tracing_subscriber::fmt::layer().with_writer(std::io::stderr));
+    let json =
+        (!is_watched).then(|| tracing_subscriber::fmt::layer().json().flatten_event(true).with_writer(std::io::stderr));
+    tracing_subscriber::registry().with(level).with(lines).with(json).try_init().context("the log")?;
     if let Some(path) = &config.live_file {
         tokio::spawn(live::follow(path.clone(), settings));
         tokio::spawn(async move {

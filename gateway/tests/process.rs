@@ -76,6 +76,8 @@ fn a_signal_ends_it_with_exit_code_0() {
             said.push(lines.recv_timeout(PATIENCE).unwrap_or_else(|_| panic!("only this was said: {said:?}")));
         }
         assert!(said.iter().any(|line| line.contains("runs alone")), "{said:?}");
+        // Nobody watches a pipe: one JSON object a line.
+        assert!(said.iter().all(|line| line.starts_with('{') && line.ends_with('}')), "{said:?}");
         let killed = Command::new("kill").args(["-s", signal, &child.id().to_string()]).status().expect("kill runs");
         assert!(killed.success());
         // The end of its output is the end of the process.

@@ -47,7 +47,7 @@ struct Run {
     /// Connections at rest of the gateway; peers get a third. 0 leaves this part out.
     #[arg(long, default_value_t = 15_000)]
     idle: usize,
-    /// Deliveries a second; none leaves this part out.
+    /// Deliveries a second; 0 leaves this part out.
     #[arg(long, value_delimiter = ',', default_value = "7600,15200,30400")]
     rates: Vec<f64>,
     /// Connections that edit.
@@ -83,7 +83,7 @@ async fn measure(run: &Run) -> Result<()> {
         is_here
     };
     let kinds: Vec<Kind> = run.kinds.iter().filter(is_here).copied().collect();
-    if !run.rates.is_empty() {
+    if run.rates.iter().all(|rate| *rate > 0.0) {
         // The gateway first: its frames say what size the bare loop sends.
         let mut bytes = 230;
         for kind in &kinds {

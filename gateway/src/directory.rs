@@ -78,6 +78,30 @@ impl Directory {
         Ok(user)
     }
 
+    /// Whether roles can change at all.
+    pub fn has_roles(&self) -> bool {
+        self.trust != Trust::Everything
+    }
+
+    /// The application changed this user, or some user: what the pod remembers of it is not relied on any more.
+    pub async fn forget(&self, user_id: Option<&str>) {
+        match user_id {
+            Some(id) => self.users.invalidate(id).await,
+            None => self.users.invalidate_all(),
+        }
+    }
+
+    /// Whether the directory still knows a user who signed in before.
+    ///
+    /// # Errors
+    /// When the store cannot be asked.
+    pub async fn still_knows(&self, user_id: &str) -> Result<bool, StoreError> {
+        if self.trust != Trust::Keys || (self.demo && user_id.starts_with(DEMO_PREFIX)) {
+            return Ok(true);
+        }
+        Ok(self.store.user(user_id).await?.is_some())
+    }
+
     /// What a user may do with a document; `None`: nothing, not even know that it is there.
     ///
     /// # Errors

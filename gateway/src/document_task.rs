@@ -4,6 +4,7 @@
 //! to the store, notices. The task never waits for the store while there is something else to do: calls are futures that
 //! it drives beside its mailbox, and their answers are inputs like any other.
 
+mod access;
 mod ending;
 mod people;
 
@@ -15,7 +16,7 @@ use std::{
 
 use document::{
     Answer, Batch, Command, CommitReply, ConnectionId, Document, Event, Input, JoinedContent, Logged, Lookup, Member,
-    Peer, Point, Refusal, ReplyId, Version,
+    Peer, Point, Refusal, ReplyId, Role, Version,
 };
 use futures_util::{StreamExt, future::BoxFuture, stream::FuturesUnordered};
 use tokio::sync::{mpsc, watch};
@@ -26,7 +27,7 @@ use crate::{
     documents::{Inner, Mail},
     lease::Living,
     outbox::Outbox,
-    store::{NewEntry, Notice},
+    store::{NewEntry, Notice, StoreError},
 };
 
 /// A document stays open for this long after its last connection left: reloads and reconnects find it ready.
@@ -61,6 +62,7 @@ pub(crate) async fn run(inner: Arc<Inner>, id: Arc<str>, mail: mpsc::Receiver<Ma
         committing: false,
         seen: BTreeSet::new(),
         lapses,
+        access: access::Accesses::default(),
     };
     loop {
         match task.open().await {
@@ -108,12 +110,13 @@ struct Task {
     seen: BTreeSet<Arc<str>>,
     /// How often this pod's lease had run out when the document was told last.
     lapses: u64,
+    access: access::Accesses,
 }
 
 /// A future's answer.
 enum Done {
     LookedUp {
-        connection: ConnectionId,
+        wanted: Box<Wanted>,
         result: Result<Lookup, Result<Refusal, Trouble>>,
     },
     Committed {
@@ -121,12 +124,26 @@ enum Done {
         result: Result<CommitReply, Trouble>,
         repeats: u32,
     },
+    Access {
+        user_id: Arc<str>,
+        epoch: u64,
+        role: Result<Option<Role>, StoreError>,
+    },
     Fetched(Result<(Vec<Logged>, bool), Trouble>),
     Saved(Result<Version, Trouble>),
     People(Result<(Vec<Member>, BTreeSet<Arc<str>>), Trouble>),
     /// The rows that are stored now.
     RowsWritten(Option<Vec<Member>>),
     Renewed,
+}
+
+/// A lookup, to be made again if an access changed meanwhile.
+struct Wanted {
+    connection: ConnectionId,
+    user_id: Arc<str>,
+    clients: Vec<Arc<str>>,
+    after: Point,
+    epoch: u64,
 }
 
 /// A batch that is being committed, as often as it takes.
@@ -164,6 +181,8 @@ impl Task {
     async fn serve(&mut self, document: &mut Document, subscription: &mut Subscription) -> End {
         let mut renewal = tokio::time::interval(RENEW_PRESENCE);
         renewal.reset();
+        let mut rereading = tokio::time::interval(access::READ_AGAIN);
+        rereading.reset();
         let mut idle_since: Option<Instant> = None;
         loop {
             let draining = *self.draining.borrow();
@@ -199,6 +218,10 @@ impl Task {
                     }
                 }
                 _ = self.draining.changed() => Ok(()),
+                _ = rereading.tick() => {
+                    self.read_accesses(None);
+                    Ok(())
+                }
                 _ = renewal.tick() => {
                     self.renew_presence();
                     Ok(())
@@ -209,6 +232,7 @@ impl Task {
             }
             if !self.committing {
                 for connection in self.left.drain(..) {
+                    self.access.left(connection);
                     if let Some(outbox) = self.outboxes.remove(&connection) {
                         // Whoever left while too much of it waited is read again for its other documents.
                         outbox.pause_reading(&self.id, false);
@@ -222,6 +246,7 @@ impl Task {
         match mail {
             Mail::Join { outbox, join } => {
                 self.left.retain(|connection| *connection != join.connection);
+                self.access.arrived(join.connection, &join.user.id);
                 self.outboxes.insert(join.connection, outbox);
                 self.feed(document, Input::Join(*join))
             }
@@ -230,6 +255,10 @@ impl Task {
                 let flow = self.feed(document, input);
                 self.left.extend(leaving);
                 flow
+            }
+            Mail::AccessChanged(user_id) => {
+                self.access_changed(user_id);
+                Ok(())
             }
         }
     }
@@ -257,11 +286,8 @@ impl Task {
             Command::Send { to, event } => self.send(&to, &event),
             Command::Answer { to, reply, answer } => self.answer(to, reply, &answer),
             Command::Lookup { connection, user_id, clients, after } => {
-                let (parts, id) = (self.inner.parts.clone(), Arc::clone(&self.id));
-                self.start(async move {
-                    let result = io::lookup(&parts, &id, &user_id, &clients, &after).await;
-                    Done::LookedUp { connection, result }
-                });
+                let epoch = self.access.epoch();
+                self.look_up(Box::new(Wanted { connection, user_id, clients, after, epoch }));
             }
             Command::Commit(batch) => {
                 let entries = io::encode_batch(&batch);
@@ -297,6 +323,7 @@ impl Task {
         let is_snapshot = match event {
             Event::DocumentJoined(joined) => !matches!(joined.content, JoinedContent::Edits(_)),
             Event::Rejoin
+            | Event::AccessChanged { .. }
             | Event::Edit(_)
             | Event::EditCommitted { .. }
             | Event::UserJoined(_)
@@ -344,7 +371,14 @@ impl Task {
 
     fn finish(&mut self, document: &mut Document, done: Done) -> Flow {
         match done {
-            Done::LookedUp { connection, result } => {
+            Done::LookedUp { wanted, .. } if wanted.epoch != self.access.epoch() => {
+                // What it read of the access may be what was changed.
+                self.look_up(Box::new(Wanted { epoch: self.access.epoch(), ..*wanted }));
+                Ok(())
+            }
+            Done::Access { user_id, epoch, role } => self.access_read(document, user_id, epoch, role),
+            Done::LookedUp { wanted, result } => {
+                let connection = wanted.connection;
                 let (result, end) = match result {
                     Ok(lookup) => (Ok(lookup), None),
                     Err(Ok(refusal)) => (Err(refusal), None),
@@ -467,6 +501,7 @@ impl Task {
         self.work = FuturesUnordered::new();
         self.away = false;
         self.committing = false;
+        self.access.forget_reads();
     }
 }
 

@@ -54,8 +54,13 @@ pub(crate) struct Inner {
 
 /// What a document's task receives.
 pub(crate) enum Mail {
-    Join { outbox: Outbox, join: Box<document::Join> },
+    Join {
+        outbox: Outbox,
+        join: Box<document::Join>,
+    },
     Input(document::Input),
+    /// An access may have changed: this user's, or anybody's.
+    AccessChanged(Option<Arc<str>>),
 }
 
 impl Documents {
@@ -85,6 +90,21 @@ impl Documents {
     pub async fn send(&self, document_id: &str, input: document::Input) -> Result<(), NotOpen> {
         let mailbox = self.inner.open().get(document_id).cloned().ok_or(NotOpen)?;
         mailbox.send(Mail::Input(input)).await.map_err(|_| NotOpen)
+    }
+
+    /// Has accesses read again: of one document or of all that are open, of one user or of everybody in them.
+    pub async fn access_changed(&self, document_id: Option<&str>, user_id: Option<&Arc<str>>) {
+        let mailboxes: Vec<_> = {
+            let open = self.inner.open();
+            match document_id {
+                Some(id) => open.get(id).cloned().into_iter().collect(),
+                None => open.values().cloned().collect(),
+            }
+        };
+        for mailbox in mailboxes {
+            // A document that has closed has nobody in it.
+            let _ = mailbox.send(Mail::AccessChanged(user_id.cloned())).await;
+        }
     }
 
     /// How many documents are open.

@@ -6,6 +6,7 @@
 pub mod admin;
 pub mod auth;
 pub mod bus;
+mod changes;
 pub mod config;
 pub mod connection;
 pub mod demo;

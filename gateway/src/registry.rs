@@ -109,6 +109,13 @@ impl Registry {
         }
     }
 
+    /// The connections of a user at this moment.
+    pub fn outboxes_of(&self, user_id: &str) -> Vec<Outbox> {
+        let table = self.table();
+        let theirs = table.editors.iter().filter(|(editor, _)| *editor.user_id == *user_id);
+        theirs.filter_map(|(_, claimed)| table.connections.get(&claimed.id).cloned()).collect()
+    }
+
     /// The outboxes of all connections at this moment.
     pub fn outboxes(&self) -> Vec<Outbox> {
         self.table().connections.values().cloned().collect()

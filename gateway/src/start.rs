@@ -18,6 +18,7 @@ use crate::{
     admin,
     auth::Authenticator,
     bus::{Bus, CLIENT_CHANNEL, MemoryBus, RedisBus, SERVER_WIDE_BEHIND_MAX, ServerWide, hear_server_wide},
+    changes,
     config::Config,
     connection::Pod,
     directory::{Directory, Trust},
@@ -130,6 +131,7 @@ pub async fn assemble(config: &Config, live: watch::Receiver<Live>, backend: Bac
     tasks.spawn(tell_claims(bus.clone(), claims));
     let (every_pod, said) = broadcast::channel(SERVER_WIDE_BEHIND_MAX);
     tasks.spawn(hear_claims(said, registry.clone()));
+    tasks.spawn(changes::hear(every_pod.subscribe(), directory.clone(), documents.clone(), registry.clone()));
     // Whoever else wants to hear subscribes to `every_pod` before this.
     tasks.spawn(hear_server_wide(bus, every_pod));
     let pod = Pod {

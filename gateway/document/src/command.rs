@@ -64,6 +64,10 @@ pub enum Answer {
 pub enum Event {
     DocumentJoined(Box<Joined>),
     Rejoin,
+    /// The receiver's role is another now; `None`: it was removed from the document and gets nothing more of it.
+    AccessChanged {
+        role: Option<Role>,
+    },
     /// Somebody else's edit.
     Edit(Arc<Canonical>),
     /// The receiver's own edit, at its place among the others. `seq` is null for an edit without one.

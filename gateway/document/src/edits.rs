@@ -257,7 +257,7 @@ fn too_old(version: Version) -> Refusal {
     refusal(Code::VersionTooOld, format!("version {version} is too far back; join again"))
 }
 
-fn read_only(role: Role) -> Refusal {
+pub(crate) fn read_only(role: Role) -> Refusal {
     let message = match role {
         Role::Write => "this edit is not allowed",
         Role::Comment => "only attributes whose name begins with `comment` may be set",
@@ -267,7 +267,7 @@ fn read_only(role: Role) -> Refusal {
 }
 
 /// Whether this role may make this edit. The empty edit, which a refused one becomes, is everybody's.
-fn allowed(role: Role, ops: &Delta) -> bool {
+pub(crate) fn allowed(role: Role, ops: &Delta) -> bool {
     match role {
         Role::Write => true,
         Role::Read => ops.is_empty(),

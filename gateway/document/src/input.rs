@@ -44,6 +44,11 @@ pub enum Input {
     /// The store cannot be reached (`true`) or answers again (`false`). The pod repeats a commit call whose fate is
     /// unknown by itself until it is answered.
     StoreAway(bool),
+    /// What a user may do now, as it was read anew; `None`: nothing, not even know that the document is there.
+    Access {
+        user_id: Arc<str>,
+        role: Option<Role>,
+    },
     /// A message of another pod about this document.
     Peer {
         pod: Arc<str>,

@@ -3,6 +3,7 @@
 //! In: [`Input`]s with the present time in milliseconds. Out: [`Command`]s for the pod to carry out. No I/O, no clock,
 //! no randomness, no task: the same inputs give the same commands, which is what `tests/sim` relies on.
 
+mod access;
 mod batch;
 mod chain;
 mod color;

@@ -21,8 +21,8 @@ pub use incoming::{
     is_user_id,
 };
 pub use outgoing::{
-    acknowledgement, code_name, connect_error, connected, demo_pod, draining, error, event, invalid_namespace,
-    refused_answer, token_expiring, token_refreshed, token_refused,
+    acknowledgement, code_name, connect_error, connected, demo_pod, draining, error, event, event_with_ticket,
+    invalid_namespace, refused_answer, token_expiring, token_refreshed, token_refused,
 };
 pub use peer::{
     Change, Claim, decode_change, decode_claim, decode_member, decode_peer, encode_claim, encode_member, encode_peer,

@@ -11,9 +11,17 @@ use crate::delta::DeltaJson;
 
 /// One event of a document.
 pub fn event(document_id: &str, event: &Event) -> String {
+    event_with_ticket(document_id, event, None)
+}
+
+/// The same; a join carries this resume ticket.
+pub fn event_with_ticket(document_id: &str, event: &Event, resume: Option<&str>) -> String {
     match event {
-        Event::DocumentJoined(joined) => packet("document-joined", &JoinedJson { document_id, joined }),
+        Event::DocumentJoined(joined) => packet("document-joined", &JoinedJson { document_id, joined, resume }),
         Event::Rejoin => packet("rejoin", &DocumentJson { document_id }),
+        Event::AccessChanged { role } => {
+            packet("access-changed", &AccessJson { document_id, role: role.map(role_name) })
+        }
         Event::Edit(canonical) => packet("edit", &EditJson { document_id: Some(document_id), canonical }),
         Event::EditCommitted { at, client_id, seq } => packet(
             "edit-committed",
@@ -308,6 +316,14 @@ impl Serialize for EditJson<'_> {
 struct JoinedJson<'a> {
     document_id: &'a str,
     joined: &'a Joined,
+    resume: Option<&'a str>,
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct AccessJson<'a> {
+    document_id: &'a str,
+    role: Option<&'static str>,
 }
 
 impl Serialize for JoinedJson<'_> {
@@ -321,8 +337,7 @@ impl Serialize for JoinedJson<'_> {
         map.serialize_entry("role", role_name(*role))?;
         map.serialize_entry("clientId", &**client_id)?;
         map.serialize_entry("lastSeq", last_seq)?;
-        // Resume tickets: none are given out yet.
-        map.serialize_entry("resume", &None::<&str>)?;
+        map.serialize_entry("resume", &self.resume)?;
         let users: Vec<ActiveUserJson<'_>> = active_users.iter().map(ActiveUserJson).collect();
         map.serialize_entry("activeUsers", &users)?;
         map.serialize_entry("activeCount", active_count)?;

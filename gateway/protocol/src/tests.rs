@@ -147,6 +147,7 @@ fn events_are_written_as_the_contract_says() {
     let at = Point { version: 6, hash: "h6".into() };
     let cases = [
         (Event::Rejoin, r#"42["rejoin",{"documentId":"d"}]"#),
+        (Event::AccessChanged { role: None }, r#"42["access-changed",{"documentId":"d","role":null}]"#),
         (
             Event::Edit(canonical(false)),
             r#"42["edit",{"documentId":"d","version":5,"hash":"abc","ops":[{"retain":1},{"insert":"x"}],"userId":"u2","clientId":"c2","seq":3}]"#,

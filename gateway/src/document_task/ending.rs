@@ -21,6 +21,7 @@ impl Task {
         while let Some(mail) = self.mail.recv().await {
             let input = match mail {
                 Mail::Input(input) => input,
+                Mail::AccessChanged(_) => continue,
                 Mail::Join { outbox, join } => {
                     self.outboxes.insert(join.connection, outbox);
                     for edit in &join.early {
@@ -58,6 +59,7 @@ impl Task {
             | Input::PresenceWritten(_)
             | Input::PodsLive { .. }
             | Input::Missed
+            | Input::Access { .. }
             | Input::Presence { .. }
             | Input::Saved(_)
             | Input::Forked

@@ -151,6 +151,8 @@ impl World {
                     self.send_edit(client, id, &edit);
                 }
             }
+            // Accesses do not change here.
+            Event::AccessChanged { .. } => {}
             Event::UserJoined(_)
             | Event::UserLeft { .. }
             | Event::Presence { .. }

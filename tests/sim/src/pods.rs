@@ -267,6 +267,7 @@ impl World {
             }),
             Event::Edit(_)
             | Event::EditCommitted { .. }
+            | Event::AccessChanged { .. }
             | Event::UserJoined(_)
             | Event::UserLeft { .. }
             | Event::Presence { .. }

@@ -1,0 +1,80 @@
+//! What follows when a user's access changes while the document is open.
+//!
+//! In: the role as it was read anew. Out: `access-changed`; whoever may do less has edits that were not sent to the store
+//! refused, whoever may do nothing is taken out of the document. What was sent already may be in the log: its fate is
+//! the store's to say, and it is acknowledged as ever to those who stay.
+
+use crate::{
+    Code, Command, ConnectionId, Document, Event, Role,
+    connection::{Connection, Stage},
+    edits::{allowed, read_only, refusal},
+};
+
+impl Document {
+    pub(crate) fn on_access(&mut self, user_id: &str, role: Option<Role>, now_ms: u64) {
+        let theirs: Vec<ConnectionId> = self
+            .connections
+            .values()
+            .filter(|connection| *connection.user.id == *user_id)
+            .map(|connection| connection.id)
+            .collect();
+        for id in theirs {
+            match role {
+                None => self.remove(id, now_ms),
+                Some(role) => self.change_role(id, role),
+            }
+        }
+        if role.is_none() {
+            // Those that left before: nobody waits for an answer to what they did not get away.
+            for connection in self.draining.iter_mut().filter(|connection| *connection.user.id == *user_id) {
+                let unsent = connection.chain.pending().iter().position(|own| !own.sent);
+                if let Some(index) = unsent {
+                    connection.chain.cut(index);
+                }
+            }
+        }
+    }
+
+    fn remove(&mut self, id: ConnectionId, now_ms: u64) {
+        let Some(connection) = self.connections.get(&id) else { return };
+        let denied = || refusal(Code::AccessDenied, "this user has no access to the document any more");
+        if let Stage::Joining(_) = connection.stage {
+            self.answer_join(id, Err(denied()));
+        } else {
+            if let Some(index) = connection.chain.pending().iter().position(|own| !own.sent) {
+                self.refuse_pending(id, index, denied());
+            }
+            let waiting = self.connections.get_mut(&id).map(|connection| std::mem::take(&mut connection.inbox));
+            for edit in waiting.unwrap_or_default() {
+                self.refuse_edit(id, edit.reply, edit.seq, denied());
+            }
+            self.out.push(Command::Send { to: vec![id], event: Event::AccessChanged { role: None } });
+        }
+        if self.connections.get(&id).is_some_and(|connection| connection.paused) {
+            self.out.push(Command::PauseReading { connection: id, pause: false });
+        }
+        self.depart(id, false, now_ms);
+    }
+
+    fn change_role(&mut self, id: ConnectionId, role: Role) {
+        let Some(connection) = self.connections.get_mut(&id) else { return };
+        // A join under way brings the role that its own lookup reads.
+        let is_told = matches!(connection.stage, Stage::Joined | Stage::Rejoining(_));
+        if !is_told && !prepared(connection) || connection.role == role {
+            return;
+        }
+        connection.role = role;
+        let refused = connection.chain.pending().iter().position(|own| !own.sent && !allowed(role, &own.ops));
+        if let Some(index) = refused {
+            self.refuse_pending(id, index, read_only(role));
+        }
+        if is_told {
+            self.out.push(Command::Send { to: vec![id], event: Event::AccessChanged { role: Some(role) } });
+        }
+    }
+}
+
+/// Whether the join has its role already.
+fn prepared(connection: &Connection) -> bool {
+    matches!(&connection.stage, Stage::Joining(joining) if joining.lookups == 0)
+}

@@ -28,7 +28,7 @@ use crate::{
     metrics::Metrics,
     registry::Registry,
     server::Server,
-    store::{MemoryStore, RedisStore, Store},
+    store::{MemoryStore, RedisStore, Servers, Store},
 };
 
 /// How long the store may take to hear that the pod is gone; the lease runs out by itself.
@@ -60,9 +60,9 @@ impl Backend {
         let claims_or = |otherwise| if config.users_from_claims { Trust::Claims } else { otherwise };
         match &config.redis {
             Some(redis) => {
-                let settings = Arc::new(redis.clone());
-                let store = Store::Redis(RedisStore::new(settings.clone()));
-                Backend { store, bus: Bus::Redis(RedisBus::new(settings)), trust: claims_or(Trust::Keys) }
+                let servers = Servers::new(Arc::new(redis.clone()));
+                let store = Store::Redis(RedisStore::over(&servers));
+                Backend { store, bus: Bus::Redis(RedisBus::over(&servers)), trust: claims_or(Trust::Keys) }
             }
             None => {
                 tracing::info!(

@@ -504,11 +504,7 @@ async fn both_stores_answer_random_calls_alike() {
 #[tokio::test]
 async fn a_store_that_is_not_there_is_unavailable_and_not_damaged() {
     let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
-    let settings = collab_gateway::store::RedisSettings {
-        addresses: vec![format!("127.0.0.1:{port}")],
-        username: None,
-        password_file: None,
-    };
+    let settings = collab_gateway::store::RedisSettings::at(vec![format!("127.0.0.1:{port}")]);
     let store = Store::Redis(RedisStore::new(Arc::new(settings.clone())));
     assert!(matches!(store.open("d").await, Err(StoreError::Unavailable(_))));
     let bus = Bus::Redis(RedisBus::new(Arc::new(settings)));

@@ -235,9 +235,8 @@ async fn the_next_password_is_tried_when_one_is_refused(server: Server) {
     set(&mut client, &["CONFIG", "SET", "requirepass", "new"]).await;
     let mut file = tempfile::NamedTempFile::new().unwrap();
     let settings = Arc::new(RedisSettings {
-        addresses: vec![server.address()],
-        username: None,
         password_file: Some(file.path().to_owned()),
+        ..RedisSettings::at(vec![server.address()])
     });
     let store = Store::Redis(RedisStore::new(Arc::clone(&settings)));
     writeln!(file, "old").unwrap();
@@ -254,7 +253,7 @@ async fn a_follower_is_not_taken_for_the_primary(server: Server) {
     // The follower need not be in step, or even able to be: what counts is its role.
     set(&mut client, &["REPLICAOF", "127.0.0.1", &server.port.to_string()]).await;
     let addresses = vec![follower.address(), server.address()];
-    let settings = RedisSettings { addresses, username: None, password_file: None };
+    let settings = RedisSettings::at(addresses);
     let store = Store::Redis(RedisStore::new(Arc::new(settings)));
     create(&store, "d").await;
     assert_eq!(text(&mut server.client().await, &["EXISTS", "{doc:d}:meta"]).await, "1");

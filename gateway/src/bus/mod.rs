@@ -3,6 +3,7 @@
 //! In: subscriptions and messages. Out: the messages of a channel, and [`Heard::Missed`] where some may have been lost.
 //! A message is a hint that spares a round trip; whoever relies on something reads it from the store.
 
+mod ear;
 mod memory;
 mod redis;
 mod server_wide;

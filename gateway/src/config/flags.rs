@@ -6,7 +6,7 @@ use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
 use clap::Parser;
 
-use super::values::duration;
+use super::{Durability, values::duration};
 use crate::live;
 
 /// What a document may hold unless configured otherwise.
@@ -36,7 +36,7 @@ pub(super) struct Flags {
     /// A file of passwords, one a line, all valid.
     #[arg(long, env = "COLLAB_REDIS_PASSWORD_FILE")]
     pub(super) redis_password_file: Option<PathBuf>,
-    /// Not in this version yet.
+    /// A PEM file of the certificates that sign the server's; without it the system's.
     #[arg(long, env = "COLLAB_REDIS_CA_FILE")]
     pub(super) redis_ca_file: Option<PathBuf>,
     /// A file with an HS256 secret; repeat it for several that all verify.
@@ -69,9 +69,9 @@ pub(super) struct Flags {
     /// New connections a second that this pod admits.
     #[arg(long, env = "COLLAB_ACCEPT_RATE")]
     pub(super) accept_rate: Option<u32>,
-    /// What an acknowledgement promises; only `async` in this version.
+    /// What an acknowledgement promises.
     #[arg(long, env = "COLLAB_DURABILITY", default_value = "async")]
-    pub(super) durability: String,
+    pub(super) durability: Durability,
     /// How long a drain may take, such as 8m.
     #[arg(long, env = "COLLAB_DRAIN_DEADLINE", default_value = "20s", value_parser = duration)]
     pub(super) drain_deadline: Duration,

@@ -61,6 +61,32 @@ pub struct Redis {
     pub username: Option<String>,
     /// Re-read at every new connection; several lines are several valid passwords.
     pub password_file: Option<PathBuf>,
+    /// Encrypted, the server's certificate checked against `ca_file`, or the system's certificates.
+    pub tls: bool,
+    /// PEM; re-read at every new connection.
+    pub ca_file: Option<PathBuf>,
+    /// What an acknowledgement promises.
+    pub durability: Durability,
+}
+
+impl Redis {
+    /// These servers, as a plain `--redis-url` names them.
+    pub fn at(addresses: Vec<String>) -> Self {
+        let durability = Durability::Async;
+        Self { addresses, username: None, password_file: None, tls: false, ca_file: None, durability }
+    }
+}
+
+/// What an acknowledged edit survives.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, clap::ValueEnum)]
+pub enum Durability {
+    /// Nothing but the primary's own restart, as its persistence is configured.
+    #[default]
+    Async,
+    /// The loss of the primary: a follower has it.
+    Replicated,
+    /// The loss of power everywhere: it is on a follower's disk and the primary's. Needs Redis 7.2 or Valkey.
+    Synced,
 }
 
 /// What a token must satisfy.

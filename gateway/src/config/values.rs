@@ -6,12 +6,16 @@ use std::time::Duration;
 
 use super::Mistake;
 
-pub(super) fn addresses(url: &str) -> Result<Vec<String>, Mistake> {
-    let wrong = |why: &str| Mistake(format!("--redis-url {why}: write redis://host:port, several hosts by commas"));
-    if url.starts_with("rediss://") {
-        return Err(Mistake("--redis-url: rediss:// is not in this version yet: use redis://".into()));
-    }
-    let hosts = url.strip_prefix("redis://").ok_or_else(|| wrong("has no redis:// in front"))?;
+/// Whether the connection is encrypted, and `host:port` of each server.
+pub(super) fn addresses(url: &str) -> Result<(bool, Vec<String>), Mistake> {
+    let wrong = |why: &str| {
+        Mistake(format!("--redis-url {why}: write redis://host:port or rediss://host:port, several hosts by commas"))
+    };
+    let (tls, hosts) = match (url.strip_prefix("redis://"), url.strip_prefix("rediss://")) {
+        (Some(hosts), _) => (false, hosts),
+        (None, Some(hosts)) => (true, hosts),
+        (None, None) => return Err(wrong("has no redis:// in front")),
+    };
     if hosts.contains(['@', '/']) {
         return Err(wrong("holds more than hosts; user and password have flags of their own"));
     }
@@ -20,7 +24,8 @@ pub(super) fn addresses(url: &str) -> Result<Vec<String>, Mistake> {
         None if !host.is_empty() => Ok(format!("{host}:6379")),
         _ => Err(wrong("has a host that is empty or a port that is no number")),
     };
-    hosts.split(',').map(|host| with_port(host.trim())).collect()
+    let addresses = hosts.split(',').map(|host| with_port(host.trim())).collect::<Result<_, _>>()?;
+    Ok((tls, addresses))
 }
 
 /// `25s`, `1m30s`, `500ms`: the form that the resource uses too.

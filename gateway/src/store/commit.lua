@@ -68,6 +68,8 @@ local function append(entry)
   end
 end
 
+-- In Cluster mode a document's channel stays with its slot.
+local publish = KEYS[5] and 'PUBLISH' or 'SPUBLISH'
 local published, published_bytes, first = {}, 0, meta.v + 1
 
 local function commit(identity, seq, numbered, owner, base, entry)
@@ -120,9 +122,9 @@ if meta.v > before then
     'time', int(now), 'marks', meta.marks, 'numbered', int(meta.numbered), 'scan', meta.scan)
   if KEYS[5] then redis.call('INCR', KEYS[5]) end
   if published_bytes <= PUBLISH_BYTES_MAX then
-    redis.call('PUBLISH', channel, 'E' .. int(first) .. ' ' .. int(now) .. '\n' .. table.concat(published))
+    redis.call(publish, channel, 'E' .. int(first) .. ' ' .. int(now) .. '\n' .. table.concat(published))
   else
-    redis.call('PUBLISH', channel, 'V' .. int(meta.v))
+    redis.call(publish, channel, 'V' .. int(meta.v))
   end
 elseif meta.floor > floor_before then
   redis.call('HSET', meta_key, 'floor', int(meta.floor), 'bytes', int(meta.bytes))

@@ -1,126 +1,302 @@
-//! Connections to the Redis primary: found among the configured servers, made anew with backoff, dropped on doubt.
+//! Connections to the servers that take writes, for one purpose: made when needed, dropped on doubt.
 //!
-//! In: addresses, an ACL user, a file of passwords that is read anew for every connection. Out: a pipelined connection,
-//! or [`StoreError`]. A link serves one purpose (commits, subscriptions, everything else), so that a slow answer of one
-//! kind never holds up another.
+//! In: a command, pipeline or script, and the key it is about. Out: its answer and the era it belongs to, or a
+//! [`StoreError`]. A link serves one purpose (commits, everything else), so that a slow answer of one kind never holds up
+//! another. Calls that another server of a cluster must answer are sent there; nothing else is repeated here.
 
 use std::{
-    sync::{Arc, Mutex as StdMutex, PoisonError},
-    time::{Duration, Instant},
+    collections::HashMap,
+    sync::{
+        Arc, Mutex as StdMutex, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
 };
 
-use redis::{
-    Client, Cmd, FromRedisValue, IntoConnectionInfo, Pipeline, RedisConnectionInfo, RedisError, RedisResult, Value,
-    aio::MultiplexedConnection, io::tcp::TcpSettings,
-};
+use futures_util::future::BoxFuture;
+use redis::{Cmd, FromRedisValue, Pipeline, RedisError, RedisResult, Value, aio::MultiplexedConnection};
 use tokio::sync::Mutex;
 
-use super::StoreError;
-pub use crate::config::Redis as RedisSettings;
+use super::{
+    Era, Servers, StoreError,
+    dial::connect,
+    errors::{Consequence, classify},
+    servers::report,
+    slots::slot,
+    view::{Identity, Node, View},
+};
 
-/// A server that does not even accept within this time is as good as away.
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
 /// The longest that a script or a persistence pause may take; then the connection is given up and the call repeated.
 const RESPONSE_TIMEOUT: Duration = Duration::from_secs(5);
-/// After a failed attempt the next one waits, twice as long each time, between these bounds.
-const BACKOFF_MIN: Duration = Duration::from_millis(25);
-const BACKOFF_MAX: Duration = Duration::from_millis(500);
+/// How often one call follows the servers of a cluster that send it elsewhere.
+const REDIRECTS_MAX: u32 = 6;
+/// Before it follows again, longer each time: a slot may be on its way.
+const REDIRECT_PAUSE: Duration = Duration::from_millis(20);
+/// Written by commits and other changes outside Cluster mode.
+const SERVER_KEYS: [&str; 2] = ["collab:fence", "collab:position"];
 
-/// One connection for one purpose; clones share it.
+/// Connections for one purpose; clones share them.
 #[derive(Debug, Clone)]
 pub struct Link {
-    settings: Arc<RedisSettings>,
-    // Held while connecting, so that a herd of callers makes one connection.
-    state: Arc<Mutex<State>>,
-    // The generation that answered last with an error that ends a connection.
-    broken: Arc<StdMutex<u64>>,
+    servers: Servers,
+    timeout: Duration,
+    held: Arc<StdMutex<HashMap<Arc<str>, Arc<Mutex<Option<Held>>>>>>,
 }
 
-#[derive(Debug)]
-struct State {
-    connection: Option<MultiplexedConnection>,
-    generation: u64,
-    backoff: Duration,
-    not_before: Option<(Instant, StoreError)>,
+#[derive(Debug, Clone)]
+struct Held {
+    connection: MultiplexedConnection,
+    identity: Identity,
+    is_broken: Arc<AtomicBool>,
+}
+
+/// What is sent.
+#[derive(Clone, Copy)]
+enum Request<'a> {
+    Command(&'a Cmd),
+    Pipeline(&'a Pipeline),
+    Script { script: &'a Script, keys: &'a [String], changes: bool, arguments: &'a [&'a [u8]] },
 }
 
 impl Link {
     /// A link that connects at its first call.
-    pub fn new(settings: Arc<RedisSettings>) -> Self {
-        let state = State { connection: None, generation: 0, backoff: BACKOFF_MIN, not_before: None };
-        Self { settings, state: Arc::new(Mutex::new(state)), broken: Arc::default() }
+    pub fn new(servers: Servers) -> Self {
+        Self::with_timeout(servers, RESPONSE_TIMEOUT)
     }
 
-    /// One command.
-    pub async fn query<T: FromRedisValue>(&self, command: &Cmd) -> Result<T, StoreError> {
-        let (mut connection, generation) = self.connection().await?;
-        self.judge(generation, command.query_async(&mut connection).await)
+    /// The same for calls that may take this long.
+    pub(crate) fn with_timeout(servers: Servers, timeout: Duration) -> Self {
+        Self { servers, timeout, held: Arc::default() }
     }
 
-    /// Several commands in one write.
-    pub async fn pipeline<T: FromRedisValue>(&self, pipeline: &Pipeline) -> Result<T, StoreError> {
-        let (mut connection, generation) = self.connection().await?;
-        self.judge(generation, pipeline.query_async(&mut connection).await)
+    pub(crate) fn servers(&self) -> &Servers {
+        &self.servers
     }
 
-    /// A script by its hash; by its text where the server does not know it yet.
+    /// One command about one key.
+    ///
+    /// # Errors
+    /// See [`StoreError`]; after a passing one nobody knows whether it was carried out.
+    pub async fn query<T: FromRedisValue>(&self, key: &str, command: &Cmd) -> Result<T, StoreError> {
+        read(self.call(slot(key.as_bytes()), Request::Command(command)).await?.0)
+    }
+
+    /// Several commands about keys of one slot, in one write.
+    ///
+    /// # Errors
+    /// As for [`Link::query`].
+    pub async fn pipeline<T: FromRedisValue>(&self, key: &str, pipeline: &Pipeline) -> Result<T, StoreError> {
+        read(self.call(slot(key.as_bytes()), Request::Pipeline(pipeline)).await?.0)
+    }
+
+    /// The same on a server of a view: where the key would go does not matter.
+    ///
+    /// # Errors
+    /// As for [`Link::query`].
+    pub(crate) async fn pipeline_on(&self, view: &View, index: u16, pipeline: &Pipeline) -> Result<Value, StoreError> {
+        let node = view.by_index(index).ok_or_else(|| StoreError::Unavailable("no such server".into()))?;
+        let outcome = self.send(view, node, Request::Pipeline(pipeline), false).await;
+        outcome.map_err(|unsent| unsent.error)?.map_err(|error| classify(&error).0)
+    }
+
+    /// A script by its hash; by its text where the server does not know it yet. All its keys belong to one slot; if it
+    /// `changes` anything, the server-wide keys are added outside Cluster mode.
+    ///
+    /// # Errors
+    /// As for [`Link::query`].
     pub async fn script(
         &self,
         script: &Script,
         keys: &[String],
+        changes: bool,
         arguments: &[&[u8]],
-    ) -> Result<Vec<Value>, StoreError> {
-        let (mut connection, generation) = self.connection().await?;
-        let call = |name: &str, which: &str| {
-            let mut command = redis::cmd(name);
-            command.arg(which).arg(keys.len()).arg(keys).arg(arguments);
-            command
+    ) -> Result<(Vec<Value>, Era), StoreError> {
+        let slot = keys.first().map_or(0, |key| slot(key.as_bytes()));
+        let (answer, era) = self.call(slot, Request::Script { script, keys, changes, arguments }).await?;
+        Ok((if let Value::Array(values) = answer { values } else { vec![answer] }, era))
+    }
+
+    // Boxed: futures of callers in generic code are Send without a proof that the compiler cannot find.
+    fn call<'a>(&'a self, slot: u16, request: Request<'a>) -> BoxFuture<'a, Result<(Value, Era), StoreError>> {
+        Box::pin(self.call_servers(slot, request))
+    }
+
+    async fn call_servers(&self, slot: u16, request: Request<'_>) -> Result<(Value, Era), StoreError> {
+        let mut ask: Option<Node> = None;
+        let mut last = None;
+        for attempt in 0..REDIRECTS_MAX {
+            if attempt > 1 {
+                tokio::time::sleep(REDIRECT_PAUSE * attempt).await;
+            }
+            let view = self.servers.view().await?;
+            let (index, node) = view.node(slot).ok_or_else(|| {
+                self.servers.doubt(view.number);
+                StoreError::Unavailable(format!("no server of the cluster has slot {slot}"))
+            })?;
+            let is_asking = ask.is_some();
+            let sent = self.send(&view, ask.take().as_ref().unwrap_or(node), request, is_asking).await;
+            let outcome = match sent {
+                Ok(outcome) => outcome,
+                Err(Unsent { error, is_view_old: true }) => {
+                    last = Some(error);
+                    continue;
+                }
+                Err(Unsent { error, .. }) => return Err(error),
+            };
+            let error = match outcome {
+                Ok(answer) => return Ok((answer, Era { view: view.number, node: index })),
+                Err(error) => error,
+            };
+            let (meaning, consequence) = classify(&error);
+            match consequence {
+                // The server has done nothing: following it is no repetition.
+                Consequence::Moved => self.servers.doubt(view.number),
+                Consequence::Ask => {
+                    ask = error
+                        .redirect_node()
+                        .map(|(address, _)| Node { address: address.into(), identity: Identity::default() });
+                }
+                Consequence::TryAgain => {}
+                Consequence::Nothing | Consequence::AskAgain | Consequence::Broken => return Err(meaning),
+            }
+            last = Some(meaning);
+        }
+        Err(last.unwrap_or_else(|| StoreError::Unavailable("sent from server to server".into())))
+    }
+
+    /// Sends to one server; the inner error is the server's own, whose consequences are drawn already.
+    async fn send(
+        &self,
+        view: &View,
+        node: &Node,
+        request: Request<'_>,
+        is_asking: bool,
+    ) -> Result<RedisResult<Value>, Unsent> {
+        let held = self.connection(view.number, node).await?;
+        let work = perform(held.connection.clone(), request, view.is_cluster(), is_asking);
+        let outcome = tokio::select! {
+            biased;
+            outcome = work => outcome,
+            // Whatever a replaced server would still answer, nobody may rely on it.
+            () = self.servers.changed_from(view.number) => {
+                return Err(StoreError::Unavailable("another server became the primary during the call".into()).into());
+            }
         };
-        let mut result = call("EVALSHA", &script.hash).query_async(&mut connection).await;
-        let is_unknown = |error: &RedisError| error.code() == Some("NOSCRIPT");
-        if result.as_ref().is_err_and(is_unknown) {
-            result = call("EVAL", &script.text).query_async(&mut connection).await;
+        if let Err(error) = &outcome {
+            match classify(error).1 {
+                Consequence::Broken => {
+                    held.is_broken.store(true, Ordering::Release);
+                    self.servers.doubt(view.number);
+                }
+                Consequence::AskAgain => self.servers.doubt(view.number),
+                Consequence::Nothing | Consequence::Moved | Consequence::Ask | Consequence::TryAgain => {}
+            }
         }
-        let answer = self.judge(generation, result)?;
-        Ok(if let Value::Array(values) = answer { values } else { vec![answer] })
+        Ok(outcome)
     }
 
-    async fn connection(&self) -> Result<(MultiplexedConnection, u64), StoreError> {
-        let mut state = self.state.lock().await;
-        let broken = *self.broken.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(connection) = state.connection.as_ref().filter(|_| broken < state.generation) {
-            return Ok((connection.clone(), state.generation));
-        }
-        state.connection = None;
-        if let Some((_, error)) = state.not_before.as_ref().filter(|(until, _)| *until > Instant::now()) {
-            return Err(error.clone());
-        }
-        match find_primary(&self.settings).await {
-            Ok((_, connection)) => {
-                state.generation += 1;
-                state.connection = Some(connection.clone());
-                state.backoff = BACKOFF_MIN;
-                state.not_before = None;
-                Ok((connection, state.generation))
+    async fn connection(&self, number: u64, node: &Node) -> Result<Held, Unsent> {
+        let cell = {
+            let mut held = self.held.lock().unwrap_or_else(PoisonError::into_inner);
+            if held.len() > 1 && self.servers.is_current(number) {
+                // Connections to servers that nobody talks to any more.
+                held.retain(|address, cell| {
+                    *address == node.address || Arc::strong_count(cell) > 1 || !is_broken(cell)
+                });
             }
+            Arc::clone(held.entry(Arc::clone(&node.address)).or_default())
+        };
+        let mut held = cell.lock().await;
+        if let Some(held) = held.as_ref().filter(|held| held.is_good_for(node)) {
+            return Ok(held.clone());
+        }
+        *held = None;
+        let connection = match connect(self.servers.settings(), &node.address, self.timeout).await {
+            Ok(connection) => connection,
             Err(error) => {
-                state.not_before = Some((Instant::now() + state.backoff, error.clone()));
-                state.backoff = (state.backoff * 2).min(BACKOFF_MAX);
-                Err(error)
+                self.servers.doubt(number);
+                return Err(error.into());
+            }
+        };
+        // The process that answers here may be another one than the view was made with.
+        if !node.identity.run_id.is_empty() {
+            let identity = report(connection.clone()).await.map_err(|error| classify(&error).0)?.identity;
+            if identity != node.identity {
+                self.servers.doubt(number);
+                let error = StoreError::Unavailable(format!("{} is another server than before", node.address));
+                return Err(Unsent { error, is_view_old: true });
             }
         }
+        let fresh = Held { connection, identity: node.identity.clone(), is_broken: Arc::default() };
+        *held = Some(fresh.clone());
+        Ok(fresh)
     }
+}
 
-    fn judge<T>(&self, generation: u64, result: RedisResult<T>) -> Result<T, StoreError> {
-        result.map_err(|error| {
-            let error = classify(&error);
-            if error.is_passing() {
-                let mut broken = self.broken.lock().unwrap_or_else(PoisonError::into_inner);
-                *broken = generation.max(*broken);
-            }
-            error
-        })
+/// A call that has no answer from a server.
+struct Unsent {
+    error: StoreError,
+    /// Nothing was sent: the servers are others than the view says.
+    is_view_old: bool,
+}
+
+impl From<StoreError> for Unsent {
+    fn from(error: StoreError) -> Self {
+        Self { error, is_view_old: false }
     }
+}
+
+impl Held {
+    fn is_good_for(&self, node: &Node) -> bool {
+        self.identity == node.identity && !self.is_broken.load(Ordering::Acquire)
+    }
+}
+
+fn is_broken(cell: &Mutex<Option<Held>>) -> bool {
+    cell.try_lock().is_ok_and(|held| held.as_ref().is_none_or(|held| held.is_broken.load(Ordering::Acquire)))
+}
+
+async fn perform(
+    mut connection: MultiplexedConnection,
+    request: Request<'_>,
+    is_cluster: bool,
+    is_asking: bool,
+) -> RedisResult<Value> {
+    match request {
+        Request::Command(command) if is_asking => asking(command, &mut connection).await,
+        Request::Command(command) => command.query_async(&mut connection).await,
+        Request::Pipeline(pipeline) => pipeline.query_async(&mut connection).await,
+        Request::Script { script, keys, changes, arguments } => {
+            let server_keys = if changes && !is_cluster { &SERVER_KEYS[..] } else { &[] };
+            let call = |name: &str, which: &str| {
+                let mut command = redis::cmd(name);
+                command.arg(which).arg(keys.len() + server_keys.len()).arg(keys).arg(server_keys).arg(arguments);
+                command
+            };
+            let result = run(call("EVALSHA", &script.hash), &mut connection, is_asking).await;
+            let is_unknown = |error: &RedisError| error.code() == Some("NOSCRIPT");
+            if !result.as_ref().is_err_and(is_unknown) {
+                return result;
+            }
+            run(call("EVAL", &script.text), &mut connection, is_asking).await
+        }
+    }
+}
+
+async fn run(command: Cmd, connection: &mut MultiplexedConnection, is_asking: bool) -> RedisResult<Value> {
+    if is_asking { asking(&command, connection).await } else { command.query_async(connection).await }
+}
+
+/// A command that a server answers though it has the slot only soon.
+async fn asking(command: &Cmd, connection: &mut MultiplexedConnection) -> RedisResult<Value> {
+    let mut pipeline = Pipeline::with_capacity(2);
+    pipeline.cmd("ASKING").ignore().add_command(command.clone());
+    let mut answers: Vec<Value> = pipeline.query_async(connection).await?;
+    Ok(answers.pop().unwrap_or(Value::Nil))
+}
+
+fn read<T: FromRedisValue>(value: Value) -> Result<T, StoreError> {
+    redis::from_redis_value(value).map_err(|error| StoreError::Damaged(format!("an answer: {error}")))
 }
 
 /// A script and the name the server gives it.
@@ -136,94 +312,5 @@ impl Script {
         let text = parts.concat();
         let hash = redis::Script::new(&text).get_hash().to_owned();
         Self { text, hash }
-    }
-}
-
-/// Tries every server with every password until one is the primary.
-pub(crate) async fn find_primary(settings: &RedisSettings) -> Result<(Client, MultiplexedConnection), StoreError> {
-    let passwords = passwords(settings)?;
-    let mut last = StoreError::Unavailable("no server is configured".into());
-    for address in &settings.addresses {
-        for password in &passwords {
-            match connect(settings, address, password.as_deref()).await {
-                Ok((client, connection)) => match is_primary(settings, connection.clone()).await {
-                    Ok(true) => return Ok((client, connection)),
-                    Ok(false) => last = StoreError::Unavailable(format!("{address} is not the primary")),
-                    Err(error) => last = classify(&error),
-                },
-                Err(error) => {
-                    let is_password = error.kind() == redis::ErrorKind::AuthenticationFailed
-                        || matches!(error.code(), Some("WRONGPASS" | "NOAUTH"));
-                    last = StoreError::Unavailable(format!("{address}: {error}"));
-                    if is_password {
-                        continue;
-                    }
-                }
-            }
-            break;
-        }
-    }
-    Err(last)
-}
-
-async fn connect(
-    settings: &RedisSettings,
-    address: &str,
-    password: Option<&str>,
-) -> RedisResult<(Client, MultiplexedConnection)> {
-    // Servers before 7.2 answer the library's name with an error, which looks like trouble in their statistics.
-    let mut user = RedisConnectionInfo::default().set_skip_set_lib_name();
-    if let Some(username) = &settings.username {
-        user = user.set_username(username);
-    }
-    if let Some(password) = password {
-        user = user.set_password(password);
-    }
-    let info = format!("redis://{address}")
-        .into_connection_info()?
-        .set_redis_settings(user)
-        .set_tcp_settings(TcpSettings::default().set_nodelay(true));
-    let client = Client::open(info)?;
-    let config = redis::AsyncConnectionConfig::new()
-        .set_connection_timeout(Some(CONNECT_TIMEOUT))
-        .set_response_timeout(Some(RESPONSE_TIMEOUT));
-    let connection = client.get_multiplexed_async_connection_with_config(&config).await?;
-    Ok((client, connection))
-}
-
-/// With several servers only one may be written to. With one there is no choice, and no need to ask.
-async fn is_primary(settings: &RedisSettings, mut connection: MultiplexedConnection) -> RedisResult<bool> {
-    if settings.addresses.len() == 1 {
-        return Ok(true);
-    }
-    let role: Vec<Value> = redis::cmd("ROLE").query_async(&mut connection).await?;
-    Ok(matches!(role.first(), Some(Value::BulkString(name)) if name == b"master"))
-}
-
-/// The lines of the password file; one `None` where there is no file.
-fn passwords(settings: &RedisSettings) -> Result<Vec<Option<String>>, StoreError> {
-    let Some(path) = &settings.password_file else { return Ok(vec![None]) };
-    let text = std::fs::read_to_string(path)
-        .map_err(|error| StoreError::Unavailable(format!("--redis-password-file {}: {error}", path.display())))?;
-    let lines: Vec<_> = text.lines().filter(|line| !line.is_empty()).map(|line| Some(line.to_owned())).collect();
-    if lines.is_empty() {
-        return Err(StoreError::Unavailable(format!("--redis-password-file {} is empty", path.display())));
-    }
-    Ok(lines)
-}
-
-/// What an error means for the caller. Only what will be the same next time is damage.
-pub(crate) fn classify(error: &RedisError) -> StoreError {
-    let text = error.to_string();
-    match error.code() {
-        Some("FENCED") => StoreError::Fenced,
-        Some("BOUNDS") => StoreError::OutOfBounds(text),
-        Some("DAMAGED" | "WRONGTYPE") => StoreError::Damaged(text),
-        // A script that stumbles over what it reads.
-        Some("ERR") if text.contains("user_script") => StoreError::Damaged(text),
-        _ if matches!(error.kind(), redis::ErrorKind::UnexpectedReturnType | redis::ErrorKind::Parse) => {
-            StoreError::Damaged(text)
-        }
-        _ => StoreError::Unavailable(text),
     }
 }

@@ -6,11 +6,18 @@
 //! gateway alone, [`RedisStore`] for many. Every method may be repeated after [`StoreError::Unavailable`]: identities
 //! make a commit exact-once, everything else is idempotent.
 
+mod dial;
+mod durability;
+mod errors;
 mod link;
 mod memory;
 mod notice;
 mod redis;
+mod resp;
 mod rules;
+mod servers;
+mod slots;
+mod view;
 
 use std::sync::Arc;
 
@@ -18,11 +25,17 @@ use bytes::Bytes;
 use document::{Point, Role, Verdict, Version};
 use tokio::sync::watch;
 
-pub(crate) use link::find_primary;
-pub use link::{Link, RedisSettings};
+pub(crate) use dial::{RawConnection, closed, connect_raw};
+pub use link::{Link, Script};
 pub use memory::MemoryStore;
 pub use notice::Notice;
 pub use redis::RedisStore;
+pub(crate) use resp::Reply;
+pub use servers::Servers;
+pub(crate) use slots::slot;
+pub(crate) use view::View;
+
+pub use crate::config::{Durability, Redis as RedisSettings};
 
 /// Entries of one commit call.
 pub const BATCH_ENTRIES_MAX: usize = 256;
@@ -55,6 +68,14 @@ pub enum StoreError {
 }
 
 impl StoreError {
+    /// In words, without saying once more that it is about the store.
+    pub(crate) fn reason(self) -> String {
+        match self {
+            Self::Unavailable(why) | Self::Damaged(why) | Self::OutOfBounds(why) => why,
+            Self::Fenced => "the server is fenced off".into(),
+        }
+    }
+
     /// Whether the same call may succeed later.
     pub fn is_passing(&self) -> bool {
         match self {
@@ -100,7 +121,12 @@ pub struct Tail {
 /// During an era a document's history only grows: one server process was the primary, without a break. What was read
 /// or written in another era may not be there any more.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default)]
-pub struct Era(pub(crate) u64);
+pub struct Era {
+    // The servers as they were known.
+    pub(crate) view: u64,
+    // Which of them.
+    pub(crate) node: u16,
+}
 
 /// The answer to a commit.
 #[derive(Debug, Clone, PartialEq, Eq)]

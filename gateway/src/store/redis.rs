@@ -12,15 +12,13 @@ use tokio::sync::watch;
 
 use super::{
     CHUNK_BYTES, Committed, Creation, Era, Link, LookedUp, NewEntry, Opened, PRESENCE_LIFE_S, RedisSettings, Saved,
-    StoreError, StoredEntry, Tail, link::Script, rules,
+    Script, Servers, StoreError, StoredEntry, Tail, durability::GroupCommit, rules,
 };
 
 /// Before each chunk of a snapshot: which save it belongs to.
 const TAG_BYTES: usize = 16;
 /// A snapshot may be replaced while its chunks are read; then it is read again.
 const OPEN_ATTEMPTS: usize = 5;
-/// Written by commits and other changes outside Cluster mode.
-const SERVER_KEYS: [&str; 2] = ["collab:fence", "collab:position"];
 
 const COMMON: &str = include_str!("common.lua");
 static COMMIT: LazyLock<Script> = LazyLock::new(|| Script::new(&[COMMON, include_str!("commit.lua")]));
@@ -32,19 +30,30 @@ static SNAPSHOT: LazyLock<Script> = LazyLock::new(|| Script::new(&[COMMON, inclu
 /// Documents on a Redis server; clones share the connections.
 #[derive(Debug, Clone)]
 pub struct RedisStore {
+    servers: Servers,
     commits: Link,
     rest: Link,
-    history: Arc<watch::Sender<u64>>,
+    durability: GroupCommit,
 }
 
 impl RedisStore {
     /// Connects at the first call.
     pub fn new(settings: Arc<RedisSettings>) -> Self {
-        Self { commits: Link::new(Arc::clone(&settings)), rest: Link::new(settings), history: Arc::default() }
+        Self::over(&Servers::new(settings))
+    }
+
+    /// The same over servers that others use too.
+    pub fn over(servers: &Servers) -> Self {
+        Self {
+            servers: servers.clone(),
+            commits: Link::new(servers.clone()),
+            rest: Link::new(servers.clone()),
+            durability: GroupCommit::new(servers.clone()),
+        }
     }
 
     pub(super) async fn application_value(&self, key: &str) -> Result<Option<Bytes>, StoreError> {
-        let value: Option<Vec<u8>> = self.rest.query(Cmd::new().arg("GET").arg(key)).await?;
+        let value: Option<Vec<u8>> = self.rest.query(key, Cmd::new().arg("GET").arg(key)).await?;
         Ok(value.map(Bytes::from))
     }
 
@@ -61,8 +70,7 @@ impl RedisStore {
     }
 
     async fn open_once(&self, document: &str, creation: Option<&Creation>) -> Result<Attempt, StoreError> {
-        let mut keys = vec![key(document, "meta"), key(document, "log")];
-        keys.extend(SERVER_KEYS.map(String::from));
+        let keys = [key(document, "meta"), key(document, "log")];
         let prefix = key(document, "snapshot:");
         let mut arguments: Vec<&[u8]> = vec![prefix.as_bytes()];
         let chunks: Vec<Vec<u8>>;
@@ -72,7 +80,7 @@ impl RedisStore {
             chunks = creation.snapshot.iter().flat_map(|snapshot| cut(snapshot, &tag)).collect();
             arguments.extend(chunks.iter().map(Vec::as_slice));
         }
-        let mut answer = Fields::new(self.rest.script(&OPEN, &keys, &arguments).await?);
+        let mut answer = Fields::new(self.rest.script(&OPEN, &keys, creation.is_some(), &arguments).await?.0);
         if answer.is_empty() {
             return Ok(Attempt::Absent);
         }
@@ -114,7 +122,7 @@ impl RedisStore {
         for n in 1..count {
             pipeline.cmd("GET").arg(format!("{prefix}{version}:{n}"));
         }
-        let chunks: Vec<Option<Vec<u8>>> = self.rest.pipeline(&pipeline).await?;
+        let chunks: Vec<Option<Vec<u8>>> = self.rest.pipeline(prefix, &pipeline).await?;
         for chunk in chunks {
             match chunk.as_deref().and_then(|chunk| chunk.strip_prefix(&tag[..])) {
                 None => return Ok(None),
@@ -149,9 +157,9 @@ impl RedisStore {
             arguments.extend(texts[..3].iter().map(String::as_bytes));
             arguments.extend([entry.owner.as_bytes(), texts[3].as_bytes(), &entry.bytes]);
         }
-        let mut keys = vec![key(document, "meta"), key(document, "log"), key(document, "clients")];
-        keys.extend(SERVER_KEYS.map(String::from));
-        let mut answer = Fields::new(self.commits.script(&COMMIT, &keys, &arguments).await?);
+        let keys = [key(document, "meta"), key(document, "log"), key(document, "clients")];
+        let (answer, era) = self.commits.script(&COMMIT, &keys, true, &arguments).await?;
+        let mut answer = Fields::new(answer);
         let forked: u8 = answer.next()?;
         let more: u8 = answer.next()?;
         let verdicts: Vec<String> = answer.next()?;
@@ -160,7 +168,7 @@ impl RedisStore {
         if !tail.forked && verdicts.len() != batch.len() {
             return Err(StoreError::Damaged("the commit script answered for another batch".into()));
         }
-        Ok(Committed { verdicts, tail, era: Era::default() })
+        Ok(Committed { verdicts, tail, era })
     }
 
     pub(super) async fn lookup(
@@ -173,7 +181,7 @@ impl RedisStore {
         let version = after.version.to_string();
         let mut arguments = vec![version.as_bytes(), after.hash.as_bytes()];
         arguments.extend(clients.iter().map(|client| client.as_bytes()));
-        let mut answer = Fields::new(self.rest.script(&READ, &keys, &arguments).await?);
+        let mut answer = Fields::new(self.rest.script(&READ, &keys, false, &arguments).await?.0);
         let forked: u8 = answer.next()?;
         let more: u8 = answer.next()?;
         let tail = Tail { forked: forked == 1, ..tail(after.version, more == 1, answer.next()?) };
@@ -194,21 +202,20 @@ impl RedisStore {
         for (version, point) in versions.iter().zip(&newest_first) {
             arguments.extend([version.as_bytes(), point.hash.as_bytes()]);
         }
-        let nth: usize = Fields::new(self.rest.script(&POINTS, &keys, &arguments).await?).next()?;
+        let nth: usize = Fields::new(self.rest.script(&POINTS, &keys, false, &arguments).await?.0).next()?;
         Ok(nth.checked_sub(1).and_then(|index| newest_first.get(index)).map(|point| (*point).clone()))
     }
 
-    pub(super) async fn make_durable(&self, _era: Era) -> Result<(), StoreError> {
-        Ok(())
+    pub(super) async fn make_durable(&self, era: Era) -> Result<(), StoreError> {
+        self.durability.reached(era).await
     }
 
     pub(super) fn history_changes(&self) -> watch::Receiver<u64> {
-        self.history.subscribe()
+        self.servers.numbers()
     }
 
     pub(super) async fn save(&self, document: &str, at: &Point, snapshot: &Bytes) -> Result<Saved, StoreError> {
-        let mut keys = vec![key(document, "meta"), key(document, "log"), key(document, "clients")];
-        keys.extend(SERVER_KEYS.map(String::from));
+        let keys = [key(document, "meta"), key(document, "log"), key(document, "clients")];
         let (prefix, version, tag) = (key(document, "snapshot:"), at.version.to_string(), tag());
         let pieces: Vec<&[u8]> = pieces(snapshot).collect();
         let count = pieces.len().to_string();
@@ -223,7 +230,7 @@ impl RedisStore {
                 tag.as_bytes(),
                 piece,
             ];
-            let word: String = Fields::new(self.rest.script(&SNAPSHOT, &keys, &arguments).await?).next()?;
+            let word: String = Fields::new(self.rest.script(&SNAPSHOT, &keys, true, &arguments).await?.0).next()?;
             match word.as_str() {
                 "stored" => {}
                 "saved" => return Ok(Saved::Stored),
@@ -237,8 +244,10 @@ impl RedisStore {
     }
 
     pub(super) async fn presence(&self, document: &str) -> Result<Vec<(String, Bytes)>, StoreError> {
-        let rows: Vec<(String, Vec<u8>)> =
-            self.rest.query(Cmd::new().arg("HGETALL").arg(key(document, "presence"))).await?;
+        let rows: Vec<(String, Vec<u8>)> = {
+            let key = key(document, "presence");
+            self.rest.query(&key, Cmd::new().arg("HGETALL").arg(&key)).await?
+        };
         Ok(rows.into_iter().map(|(name, row)| (name, row.into())).collect())
     }
 
@@ -256,34 +265,32 @@ impl RedisStore {
             };
         }
         pipeline.cmd("EXPIRE").arg(&key).arg(PRESENCE_LIFE_S).ignore();
-        self.rest.pipeline(&pipeline).await
+        self.rest.pipeline(&key, &pipeline).await
     }
 
     pub(super) async fn hold_lease(&self, pod: &str, life_s: u64) -> Result<bool, StoreError> {
         let key = format!("collab:pod:{pod}");
         let mut command = Cmd::new();
         if life_s == 0 {
-            command.arg("DEL").arg(key);
-            return self.rest.query(&command).await;
+            command.arg("DEL").arg(&key);
+            return self.rest.query(&key, &command).await;
         }
-        command.arg("SET").arg(key).arg(1).arg("EX").arg(life_s).arg("GET");
-        let before: Option<String> = self.rest.query(&command).await?;
+        command.arg("SET").arg(&key).arg(1).arg("EX").arg(life_s).arg("GET");
+        let before: Option<String> = self.rest.query(&key, &command).await?;
         Ok(before.is_some())
     }
 
     pub(super) async fn living(&self, pods: &[Arc<str>]) -> Result<Vec<bool>, StoreError> {
-        if pods.is_empty() {
-            return Ok(Vec::new());
-        }
-        let mut pipeline = Pipeline::new();
-        for pod in pods {
-            pipeline.cmd("EXISTS").arg(format!("collab:pod:{pod}"));
-        }
-        self.rest.pipeline(&pipeline).await
+        // Each may be on another server of a cluster; to the same one they go in one write.
+        let asked = pods.iter().map(|pod| {
+            let (link, key) = (self.rest.clone(), format!("collab:pod:{pod}"));
+            async move { link.query(&key, Cmd::new().arg("EXISTS").arg(&key)).await }
+        });
+        futures_util::future::try_join_all(asked).await
     }
 
     pub(super) async fn ping(&self) -> Result<(), StoreError> {
-        self.rest.query::<Value>(Cmd::new().arg("PING")).await.map(|_| ())
+        self.rest.query::<Value>("", Cmd::new().arg("PING")).await.map(|_| ())
     }
 }
 

@@ -89,7 +89,12 @@ impl Server {
     }
 
     pub fn settings(&self) -> Arc<RedisSettings> {
-        Arc::new(RedisSettings { addresses: vec![self.address()], username: None, password_file: None })
+        Arc::new(RedisSettings::at(vec![self.address()]))
+    }
+
+    /// The id of its process.
+    pub fn process(&self) -> u32 {
+        self.child.as_ref().unwrap().id()
     }
 
     pub fn address(&self) -> String {

@@ -1,0 +1,281 @@
+//! What several servers show: who the primary is, what followers have, TLS, Cluster mode, subscriptions that come back.
+#![allow(clippy::unwrap_used, missing_docs, unreachable_pub)]
+
+mod servers;
+
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use bytes::Bytes;
+use collab_gateway::{
+    bus::{Bus, Heard, RedisBus, document_channel},
+    store::{Creation, Durability, NewEntry, RedisSettings, RedisStore, Store},
+};
+use document::{Identity, Point, Verdict};
+use redis::aio::MultiplexedConnection;
+use servers::{Engine, PATIENCE, Server, eventually};
+
+/// Documents that a busy pod has open.
+const MANY: usize = 5_000;
+
+macro_rules! on_both {
+    ($($name:ident)*) => {
+        mod redis_server { $(#[tokio::test] async fn $name() { super::$name(super::Engine::Redis).await; })* }
+        mod valkey_server { $(#[tokio::test] async fn $name() {
+            if super::Server::start(super::Engine::Valkey, &[]).await.is_some() { super::$name(super::Engine::Valkey).await; }
+        })* }
+    };
+}
+
+on_both! {
+    what_was_made_durable_survives_the_primary
+    a_wait_without_a_write_promises_nothing
+    a_commit_of_another_era_is_not_called_durable
+    the_primary_with_the_highest_epoch_is_used
+    commits_and_subscriptions_work_in_cluster_mode
+    five_thousand_subscriptions_come_back_after_a_kill
+    five_thousand_subscriptions_come_back_after_kill_9
+}
+
+async fn what_was_made_durable_survives_the_primary(engine: Engine) {
+    let (mut primary, follower) = pair(engine).await;
+    let store = store(&[&primary, &follower], Durability::Replicated);
+    let mut head = store.create("d", creation()).await.unwrap().head;
+    let mut durable = 0;
+    for _ in 0..20 {
+        let (next, era) = commit(&store, &head).await;
+        tokio::time::timeout(PATIENCE, store.make_durable(era)).await.unwrap().unwrap();
+        (head, durable) = (next.clone(), next.version);
+    }
+    // The follower stops, and what comes now is on the primary alone.
+    signal(&follower, "-STOP").await;
+    let (next, era) = commit(&store, &head).await;
+    let waiting = tokio::time::timeout(Duration::from_millis(1_500), store.make_durable(era)).await;
+    assert!(waiting.is_err(), "nobody has version {}: {waiting:?}", next.version);
+    primary.kill();
+    signal(&follower, "-CONT").await;
+    promote(&follower, 1).await;
+    eventually("the promoted one is used", async || store.open("d").await.is_ok()).await;
+    let opened = store.open("d").await.unwrap().unwrap();
+    assert!(opened.head.version >= durable, "{} of {durable}", opened.head.version);
+    assert!(store.make_durable(era).await.is_err(), "that era is over");
+}
+
+async fn a_wait_without_a_write_promises_nothing(engine: Engine) {
+    let (primary, follower) = pair(engine).await;
+    let mut client = primary.client().await;
+    run(&mut client, &["SET", "k", "1"]).await;
+    signal(&follower, "-STOP").await;
+    run(&mut client, &["SET", "k", "2"]).await;
+    let mut other = primary.client().await;
+    let without: i64 = redis::cmd("WAIT").arg(1).arg(200).query_async(&mut other).await.unwrap();
+    run(&mut other, &["SET", "w", "1"]).await;
+    let with: i64 = redis::cmd("WAIT").arg(1).arg(200).query_async(&mut other).await.unwrap();
+    signal(&follower, "-CONT").await;
+    assert_eq!((without, with), (1, 0), "without a write of its own a connection waits for nothing");
+}
+
+async fn a_commit_of_another_era_is_not_called_durable(engine: Engine) {
+    let (mut primary, follower) = pair(engine).await;
+    let third = Server::start(engine, &[]).await.unwrap();
+    follow(&third, &primary).await;
+    let store = store(&[&primary, &follower, &third], Durability::Replicated);
+    let head = store.create("d", creation()).await.unwrap().head;
+    let (_, era) = commit(&store, &head).await;
+    let before = *store.history_changes().borrow();
+    primary.kill();
+    promote(&follower, 1).await;
+    follow(&third, &follower).await;
+    eventually("the promoted one is used", async || store.ping().await.is_ok()).await;
+    assert!(*store.history_changes().borrow() > before, "whoever holds a history must check it");
+    // The new primary has a follower: only the era tells that this commit may be lost.
+    assert!(tokio::time::timeout(PATIENCE, store.make_durable(era)).await.unwrap().is_err());
+}
+
+async fn the_primary_with_the_highest_epoch_is_used(engine: Engine) {
+    let (old, new) = (Server::start(engine, &[]).await.unwrap(), Server::start(engine, &[]).await.unwrap());
+    let store = store(&[&old, &new], Durability::Async);
+    run(&mut old.client().await, &["HSET", "collab:fence", "epoch", "3"]).await;
+    let head = store.create("d", creation()).await.unwrap().head;
+    assert!(exists(&old, "{doc:d}:meta").await);
+    let changes = store.history_changes();
+    let before = *changes.borrow();
+    // Both call themselves primary; the old one still answers.
+    run(&mut new.client().await, &["HSET", "collab:fence", "epoch", "4"]).await;
+    eventually("the servers are asked without a cause", async || *changes.borrow() > before).await;
+    store.create("e", creation()).await.unwrap();
+    assert!(exists(&new, "{doc:e}:meta").await && !exists(&old, "{doc:e}:meta").await);
+    assert!(store.commit("d", &head, 0, &[entry(1, 0)]).await.unwrap().tail.forked, "that history is not here");
+    // With the newer one gone the older one is still none.
+    drop(new);
+    assert!(store.open("d").await.is_err());
+    assert!(store.open("d").await.is_err());
+}
+
+async fn commits_and_subscriptions_work_in_cluster_mode(engine: Engine) {
+    let server = Server::start(engine, &["--cluster-enabled", "yes"]).await.unwrap();
+    run(&mut server.client().await, &["CLUSTER", "ADDSLOTSRANGE", "0", "16383"]).await;
+    let (store, bus) = (store(&[&server], Durability::Async), Bus::Redis(RedisBus::new(server.settings())));
+    eventually("the cluster serves its slots", async || store.create("d", creation()).await.is_ok()).await;
+    let mut hearing = Vec::new();
+    for document in ["d", "e", "f"] {
+        hearing.push(bus.subscribe(&document_channel(document)).await.unwrap());
+    }
+    let mut every_pod = bus.subscribe("collab:changed").await.unwrap();
+    let head = store.open("d").await.unwrap().unwrap().head;
+    let (head, _) = commit(&store, &head).await;
+    assert!(matches!(hearing[0].next().await, Some(Heard::Message(_))));
+    store.save("d", &head, &Bytes::from_static(b"snapshot")).await.unwrap();
+    store.write_presence("d", &[("p/u".to_owned(), Some(Bytes::from_static(b"{}")))]).await.unwrap();
+    store.hold_lease("p", 5).await.unwrap();
+    assert_eq!(store.living(&["p".into(), "q".into()]).await.unwrap(), [true, false]);
+    bus.publish("collab:changed", Bytes::from_static(b"{}"));
+    assert_eq!(every_pod.next().await, Some(Heard::Message(Bytes::from_static(b"{}"))));
+    run(&mut server.client().await, &["CLIENT", "KILL", "TYPE", "pubsub"]).await;
+    for (subscription, document) in hearing.iter_mut().zip(["d", "e", "f"]) {
+        until_missed(subscription).await;
+        bus.publish(&document_channel(document), Bytes::from_static(b"word"));
+        assert_eq!(subscription.next().await, Some(Heard::Message(Bytes::from_static(b"word"))), "{document}");
+    }
+}
+
+async fn five_thousand_subscriptions_come_back_after_a_kill(engine: Engine) {
+    for arguments in [&[][..], &["--cluster-enabled", "yes"]] {
+        let server = Server::start(engine, arguments).await.unwrap();
+        if !arguments.is_empty() {
+            run(&mut server.client().await, &["CLUSTER", "ADDSLOTSRANGE", "0", "16383"]).await;
+        }
+        let bus = Bus::Redis(RedisBus::new(server.settings()));
+        let mut hearing = subscribe_to_many(&bus).await;
+        run(&mut server.client().await, &["CLIENT", "KILL", "TYPE", "pubsub"]).await;
+        all_are_back(&bus, &mut hearing).await;
+    }
+}
+
+async fn five_thousand_subscriptions_come_back_after_kill_9(engine: Engine) {
+    let mut server = Server::start(engine, &[]).await.unwrap();
+    let bus = Bus::Redis(RedisBus::new(server.settings()));
+    let mut hearing = subscribe_to_many(&bus).await;
+    server.kill();
+    server.start_again().await;
+    all_are_back(&bus, &mut hearing).await;
+}
+
+#[tokio::test]
+async fn tls_is_spoken_with_the_right_certificate_only() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = |name: &str| folder.path().join(name).to_str().unwrap().to_owned();
+    let made = std::process::Command::new("openssl")
+        .args(["req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes", "-days", "2"])
+        .args([
+            "-subj",
+            "/CN=redis",
+            "-addext",
+            "subjectAltName=IP:127.0.0.1",
+            "-addext",
+            "basicConstraints=critical,CA:FALSE",
+        ])
+        .args(["-keyout", &path("key.pem"), "-out", &path("cert.pem")])
+        .stderr(std::process::Stdio::null())
+        .status()
+        .unwrap();
+    assert!(made.success());
+    let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+    let (port_text, certificate, key) = (port.to_string(), path("cert.pem"), path("key.pem"));
+    let tls =
+        ["--tls-port", &port_text, "--tls-cert-file", &certificate, "--tls-key-file", &key, "--tls-auth-clients", "no"];
+    let _server = Server::start(Engine::Redis, &tls).await.unwrap();
+    let at = RedisSettings { tls: true, ..RedisSettings::at(vec![format!("127.0.0.1:{port}")]) };
+    let trusted = RedisSettings { ca_file: Some(certificate.into()), ..at.clone() };
+    let store = Store::Redis(RedisStore::new(Arc::new(trusted.clone())));
+    store.create("d", creation()).await.unwrap();
+    let bus = Bus::Redis(RedisBus::new(Arc::new(trusted)));
+    let mut subscription = bus.subscribe("c").await.unwrap();
+    bus.publish("c", Bytes::from_static(b"word"));
+    assert_eq!(subscription.next().await, Some(Heard::Message(Bytes::from_static(b"word"))));
+    let stranger = Store::Redis(RedisStore::new(Arc::new(at)));
+    assert!(stranger.ping().await.is_err(), "nobody vouches for this certificate");
+}
+
+/// A primary, and a follower that has all of it.
+async fn pair(engine: Engine) -> (Server, Server) {
+    let primary = Server::start(engine, &["--repl-diskless-sync-delay", "0"]).await.unwrap();
+    let follower = Server::start(engine, &["--repl-diskless-sync-delay", "0"]).await.unwrap();
+    follow(&follower, &primary).await;
+    (primary, follower)
+}
+
+async fn follow(follower: &Server, primary: &Server) {
+    let mut client = follower.client().await;
+    run(&mut client, &["REPLICAOF", "127.0.0.1", &primary.port.to_string()]).await;
+    eventually("the follower follows", async || info(&mut client).await.contains("master_link_status:up")).await;
+}
+
+async fn promote(follower: &Server, epoch: u64) {
+    let mut client = follower.client().await;
+    run(&mut client, &["REPLICAOF", "NO", "ONE"]).await;
+    run(&mut client, &["HSET", "collab:fence", "epoch", &epoch.to_string()]).await;
+}
+
+async fn signal(server: &Server, signal: &str) {
+    let process = server.process().to_string();
+    assert!(std::process::Command::new("kill").args([signal, &process]).status().unwrap().success());
+}
+
+async fn info(client: &mut MultiplexedConnection) -> String {
+    redis::cmd("INFO").arg("replication").query_async(client).await.unwrap()
+}
+
+async fn exists(server: &Server, key: &str) -> bool {
+    redis::cmd("EXISTS").arg(key).query_async(&mut server.client().await).await.unwrap()
+}
+
+async fn run(client: &mut MultiplexedConnection, words: &[&str]) {
+    let mut command = redis::cmd(words[0]);
+    command.arg(&words[1..]).exec_async(client).await.unwrap();
+}
+
+fn store(servers: &[&Server], durability: Durability) -> Store {
+    let addresses = servers.iter().map(|server| server.address()).collect();
+    Store::Redis(RedisStore::new(Arc::new(RedisSettings { durability, ..RedisSettings::at(addresses) })))
+}
+
+fn creation() -> Creation {
+    Creation { root: format!("{:011x}", rand::random::<u64>() >> 20).into(), snapshot: None }
+}
+
+fn entry(seq: u64, base: u64) -> NewEntry {
+    let identity = Identity { id: "filler".into(), seq, by_gateway: false };
+    NewEntry { identity, owner: "owner".into(), base, bytes: format!("entry {seq}").into() }
+}
+
+async fn commit(store: &Store, head: &Point) -> (Point, collab_gateway::store::Era) {
+    let seq = head.version + 1;
+    let committed = store.commit("d", head, 0, &[entry(seq, head.version)]).await.unwrap();
+    assert_eq!(committed.verdicts, [Verdict::Ok(seq)]);
+    (committed.tail.entries[0].at.clone(), committed.era)
+}
+
+async fn subscribe_to_many(bus: &Bus) -> Vec<collab_gateway::bus::Subscription> {
+    let subscribing = (0..MANY).map(|n| async move { bus.subscribe(&document_channel(&n.to_string())).await.unwrap() });
+    futures_util::future::join_all(subscribing).await
+}
+
+async fn all_are_back(bus: &Bus, hearing: &mut [collab_gateway::bus::Subscription]) {
+    let start = Instant::now();
+    for subscription in hearing.iter_mut() {
+        until_missed(subscription).await;
+    }
+    eprintln!("{} subscriptions were back after {:?}", hearing.len(), start.elapsed());
+    for n in [0, 1, MANY / 2, MANY - 1] {
+        bus.publish(&document_channel(&n.to_string()), Bytes::from_static(b"word"));
+        let heard = tokio::time::timeout(PATIENCE, hearing[n].next()).await.unwrap();
+        assert_eq!(heard, Some(Heard::Message(Bytes::from_static(b"word"))), "document {n}");
+    }
+}
+
+async fn until_missed(subscription: &mut collab_gateway::bus::Subscription) {
+    while tokio::time::timeout(PATIENCE, subscription.next()).await.unwrap().unwrap() != Heard::Missed {}
+}

@@ -119,6 +119,8 @@ export class DocumentClient {
   /** `document-joined` @returns {Outcome} */
   receiveJoined(joined) {
     const outcome = nothing()
+    // It answers a join that was sent before `rejoin` came, perhaps on another history: the next one has the content.
+    if (this.#afresh && joined.edits) return outcome
     const firstJoin = this.session === null
     if (joined.clientId !== undefined && joined.clientId !== this.clientId) this.renameTo(joined.clientId)
     this.#afresh = false

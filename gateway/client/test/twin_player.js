@@ -40,7 +40,7 @@ class Twin {
     // 42["name",{…}]: a Socket.IO event as the gateway encodes it
     const [name, payload] = JSON.parse(line.event.slice(line.event.indexOf('[')))
     if (name === 'rejoin') this.afresh = true
-    if (name === 'document-joined') this.afresh = false
+    if (name === 'document-joined' && !payload.edits) this.afresh = false
     const outcome = withDifference(line.difference, () => this.client[RECEIVE[name]](payload))
     this.take(outcome, line)
   }

@@ -40,6 +40,8 @@ pub struct Client {
     pub seq: u64,
     /// Whether it may send: joined, and not about to join again.
     pub live: bool,
+    /// It was told to join anew, by content.
+    pub afresh: bool,
     /// It sends neither numbers nor sessions, and forgets what is not confirmed when it joins again.
     pub plain: bool,
 }
@@ -60,6 +62,7 @@ impl Client {
             pending: VecDeque::new(),
             seq: 0,
             live: false,
+            afresh: false,
             plain: false,
         }
     }
@@ -152,6 +155,8 @@ impl Client {
     /// The answer does not fit what the client has.
     pub fn on_joined(&mut self, joined: &Joined) -> Result<bool, Broken> {
         match &joined.content {
+            // This answers a join that was sent before `rejoin` came: perhaps on another history.
+            JoinedContent::Edits(_) if self.afresh => return Ok(false),
             JoinedContent::Edits(entries) => {
                 for entry in entries {
                     if entry.client_id == self.id {
@@ -176,6 +181,7 @@ impl Client {
             }
             JoinedContent::Text(_) => return Err(Broken("text where a delta was asked for".to_owned())),
         }
+        self.afresh = false;
         let is_first = self.session.is_none();
         self.session = Some(joined.session.clone());
         let (next, due) = (self.first_seq(), joined.last_seq + 1);

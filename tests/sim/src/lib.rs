@@ -17,6 +17,7 @@ mod pods;
 mod profile;
 pub mod random;
 mod record;
+mod replicas;
 mod schedule;
 mod sockets;
 pub mod store;
@@ -36,6 +37,8 @@ pub struct Options {
     pub mutation: Mutation,
     /// A rule of the store.
     pub broken_rule: BrokenRule,
+    /// Entries of a publish are taken without asking whether they follow on what the pod has.
+    pub unchecked_chain: bool,
     /// Write down what clients go through.
     pub record: bool,
 }

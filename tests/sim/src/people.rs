@@ -147,7 +147,9 @@ impl World {
                     self.disconnect(client);
                     return Ok(());
                 }
-                for edit in self.clients[client].pending.clone() {
+                let editor = &self.clients[client];
+                let pending = if editor.live { editor.pending.clone() } else { Default::default() };
+                for edit in pending {
                     self.send_edit(client, id, &edit);
                 }
             }

@@ -32,19 +32,22 @@ pub(crate) struct Pod {
     pub(crate) published: VecDeque<Input>,
     /// It cannot reach the store.
     pub(crate) away: bool,
+    /// The primary that it has met last.
+    pub(crate) era: u64,
     /// It stands still.
     pub(crate) paused: bool,
 }
 
 impl Pod {
     /// A pod that has just opened the document.
-    pub(crate) fn new(document: Document) -> Self {
+    pub(crate) fn new(document: Document, era: u64) -> Self {
         Self {
             document,
             jobs: VecDeque::new(),
             replies: VecDeque::new(),
             published: VecDeque::new(),
             away: false,
+            era,
             paused: false,
         }
     }

@@ -49,7 +49,7 @@ impl World {
                 self.lose_transport(connection.client);
             }
         }
-        self.pods[pod] = Pod::new(self.open()?);
+        self.pods[pod] = Pod::new(self.open()?, self.era);
         Ok(())
     }
 
@@ -110,6 +110,9 @@ impl World {
         if self.pods[pod].away || self.pods[pod].jobs.is_empty() {
             return Ok(());
         }
+        if self.meet_new_primary(pod) {
+            return Ok(());
+        }
         let index = if self.has(Fault::Reorder) { self.random.below(self.pods[pod].jobs.len()) } else { 0 };
         let lost = self.fault(Fault::LostReply, 8);
         let Some(job) = self.pods[pod].jobs.remove(index) else { return Ok(()) };
@@ -157,10 +160,13 @@ impl World {
                 inputs
             }
             Job::Fetch { .. } => vec![Input::Forked],
-            Job::Save(snapshot) => match self.store.save(&snapshot.at, Snapshot::clone(&snapshot), self.now_ms) {
-                Saving::Stored | Saving::Stale => vec![Input::Saved(snapshot.at.version)],
-                Saving::Forked => vec![Input::Forked],
-            },
+            Job::Save(snapshot) => {
+                self.replica.save(&snapshot, self.now_ms);
+                match self.store.save(&snapshot.at, Snapshot::clone(&snapshot), self.now_ms) {
+                    Saving::Stored | Saving::Stale => vec![Input::Saved(snapshot.at.version)],
+                    Saving::Forked => vec![Input::Forked],
+                }
+            }
         };
         self.pods[pod].replies.push_back(replies);
         Ok(())
@@ -169,6 +175,7 @@ impl World {
     /// Runs the commit script and publishes what it appended.
     pub(crate) fn commit(&mut self, batch: &Batch) -> CommitReply {
         let before = self.store.version();
+        self.replica.commit(batch, self.now_ms);
         let answer = self.store.commit(&batch.head, batch.floor, &new_entries(&batch.entries), self.now_ms);
         let Some((verdicts, part)) = answer else {
             return CommitReply { verdicts: Vec::new(), tail: Vec::new(), more: false, forked: true };
@@ -216,7 +223,7 @@ impl World {
 
     pub(crate) fn deliver_publish(&mut self, pod: usize) -> Result<(), Broken> {
         match self.pods[pod].published.pop_front() {
-            Some(published) => self.input(pod, published),
+            Some(published) => self.hear_publish(pod, published),
             None => Ok(()),
         }
     }
@@ -282,7 +289,7 @@ impl World {
         self.counts.meet(Met::Reopened);
         let away = self.pods[pod].away;
         self.abandon_calls(pod);
-        self.pods[pod] = Pod::new(self.open()?);
+        self.pods[pod] = Pod::new(self.open()?, self.era);
         if away {
             self.toggle_store(pod)?;
         }

@@ -22,6 +22,8 @@ pub(crate) struct Profile {
     pub(crate) root: &'static str,
     /// Edits typed in all.
     pub(crate) edits_max: usize,
+    /// Primaries are lost.
+    pub(crate) fails_over: bool,
 }
 
 /// A client, and its user.
@@ -81,6 +83,7 @@ impl Profile {
             rules,
             root: ["abc", "abc", ""][random.below(3)],
             edits_max: if hot { 120 } else { 60 },
+            fails_over: random.one_in(4),
         }
     }
 }

@@ -103,8 +103,9 @@ impl World {
     pub(crate) fn send_join(&mut self, client: usize, id: ConnectionId, with_version: bool) {
         let editor = &mut self.clients[client];
         editor.live = false;
+        editor.afresh |= !with_version;
         let plain = editor.plain;
-        let at = editor.at.clone().filter(|_| with_version && !plain);
+        let at = editor.at.clone().filter(|_| !editor.afresh && !plain);
         let join = Sent::Join {
             id: editor.id.clone(),
             version: at.as_ref().map(|at| at.version),
@@ -254,7 +255,7 @@ impl World {
             return Ok(());
         }
         typed.saved = true;
-        if !typed.inserts {
+        if !typed.inserts || self.lost_tail {
             return Ok(());
         }
         let up_to = self.store.all.iter().take(usize::try_from(version).unwrap_or(usize::MAX));

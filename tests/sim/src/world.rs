@@ -16,6 +16,7 @@ use crate::{
     profile::Profile,
     random::Random,
     record::Recorder,
+    replicas::Replica,
     schedule::{Fault, Schedule},
     sockets::{Asked, Connection},
 };
@@ -42,6 +43,13 @@ pub(crate) struct World {
     pub(crate) schedule: Schedule,
     pub(crate) profile: Profile,
     pub(crate) store: Log,
+    /// The primary's follower.
+    pub(crate) replica: Replica,
+    /// Counts primaries.
+    pub(crate) era: u64,
+    /// A primary took entries with it.
+    pub(crate) lost_tail: bool,
+    pub(crate) checks_chain: bool,
     pub(crate) pods: Vec<Pod>,
     pub(crate) clients: Vec<Client>,
     pub(crate) counts: Counts,
@@ -73,10 +81,15 @@ impl World {
         let content = if profile.root.is_empty() { Delta::new() } else { Delta::new().insert(profile.root, None) };
         let snapshot = Snapshot { at: root.clone(), content, window: Vec::new() };
         let clients = profile.clients.len();
+        let store = Log::new(profile.rules.clone(), root, snapshot);
         let mut world = Self {
             random: Random::new(schedule.seed),
             schedule: schedule.clone(),
-            store: Log::new(profile.rules.clone(), root, snapshot),
+            replica: Replica::of(&store),
+            era: 0,
+            lost_tail: false,
+            checks_chain: !options.unchecked_chain,
+            store,
             pods: Vec::new(),
             clients: (0..clients).map(|index| Client::new(&format!("c{index}"))).collect(),
             counts: Counts::default(),
@@ -99,7 +112,7 @@ impl World {
         }
         for _ in 0..world.profile.pods {
             let document = world.open()?;
-            world.pods.push(Pod::new(document));
+            world.pods.push(Pod::new(document, 0));
         }
         for client in 0..clients {
             world.connect(client);
@@ -134,7 +147,8 @@ impl World {
         }
         let runs = !self.pods[pod].paused;
         match kind {
-            0..210 => self.type_something(client)?,
+            0..200 => self.type_something(client)?,
+            200..210 => self.replicate(),
             210..430 if runs => self.read_socket(pod)?,
             // What a stopped pod has sent still arrives.
             430..570 => self.work(pod)?,
@@ -150,7 +164,8 @@ impl World {
             969..975 => self.haunt(),
             975..980 if self.has(Fault::Garbage) => self.type_garbage(client),
             980..984 if self.has(Fault::Roles) => self.change_role(client),
-            984..992 => self.move_cursor(client),
+            984..988 => self.move_cursor(client),
+            988..991 if self.profile.fails_over && self.has(Fault::Failover) => self.fail_over(),
             _ if runs => self.input(pod, Input::Tick)?,
             _ => {}
         }
@@ -222,7 +237,8 @@ impl World {
     }
 
     fn settle_pod(&mut self, pod: usize) -> Result<bool, Broken> {
-        let mut busy = false;
+        // Documents hear of a new primary although they ask nothing.
+        let mut busy = self.meet_new_primary(pod);
         if self.pods[pod].away {
             self.toggle_store(pod)?;
         }

@@ -56,14 +56,24 @@ fn a_store_that_checks_bases_once_per_call_is_noticed() {
     assert_noticed(Options { broken_rule: BrokenRule::BasePerCall, ..Options::default() });
 }
 
+#[test]
+fn taking_publishes_of_another_history_is_noticed() {
+    // It takes a failover, lost publishes and a pod that asks nothing meanwhile: one run in some thousands.
+    assert_noticed_from(11_900, Options { unchecked_chain: true, ..Options::default() });
+}
+
 fn broken(mutation: Mutation) -> Options {
     Options { mutation, ..Options::default() }
 }
 
 fn assert_noticed(options: Options) {
-    let noticed = (1..=WITHIN).find_map(|seed| run(&Schedule::of(seed), &options).err().map(|wrong| (seed, wrong)));
-    let (seed, wrong) = noticed.expect("no run notices");
+    assert_noticed_from(1, options);
+}
+
+fn assert_noticed_from(first: u64, options: Options) {
+    let fails = |seed: u64| run(&Schedule::of(seed), &options).err().map(|wrong| (seed, wrong));
+    let (seed, wrong) = (first..first + WITHIN).find_map(fails).expect("no run notices");
     let smallest = minimise(&Schedule::of(seed), |schedule| run(schedule, &options).is_err());
-    println!("after {seed} runs: {wrong:.300}\n  smallest, {} events: {smallest}", smallest.events.len());
-    assert!(smallest.events.len() < 60, "not made small: {smallest}");
+    println!("seed {seed}: {wrong:.300}\n  smallest, {} events: {smallest}", smallest.events.len());
+    assert!(smallest.events.len() < Schedule::of(seed).events.len() / 2, "not made small: {smallest}");
 }

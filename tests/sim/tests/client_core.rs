@@ -48,7 +48,7 @@ fn the_vectors_in_the_repository_are_what_the_twin_does() {
 /// Without what no client of ours does: to make edits that fit nothing.
 fn schedule(seed: u64) -> Schedule {
     let schedule = Schedule::of(seed).without(Fault::Garbage);
-    if seed % 2 == 0 { schedule } else { schedule.without(Fault::Plain) }
+    if seed.is_multiple_of(2) { schedule } else { schedule.without(Fault::Plain) }
 }
 
 fn record(schedule: &Schedule) -> String {

@@ -27,7 +27,7 @@ use crate::{
     documents::{Inner, Mail},
     lease::Living,
     outbox::Outbox,
-    store::{NewEntry, Notice, StoreError},
+    store::{NewEntry, Notice, StoreError, continues},
 };
 
 /// A document stays open for this long after its last connection left: reloads and reconnects find it ready.
@@ -333,13 +333,19 @@ impl Task {
             | Event::TypingUpdate { .. }
             | Event::Error(_) => false,
         };
+        // Who is here is told by the connections' own tasks: in a storm of joins several such frames share one write.
+        let may_wait = matches!(event, Event::UserJoined(_) | Event::UserLeft { .. } | Event::Presence { .. });
         for outbox in to.iter().filter_map(|connection| self.outboxes.get(connection)) {
             if is_snapshot {
                 outbox.push_snapshot_later(frame.clone());
             } else {
                 outbox.push_later(frame.clone());
             }
-            self.dirty.push(outbox.clone());
+            if may_wait {
+                outbox.wake();
+            } else {
+                self.dirty.push(outbox.clone());
+            }
         }
         if let Event::Edit(_) = event {
             self.inner.parts.metrics.deliveries.inc_by(to.len() as u64);
@@ -464,8 +470,7 @@ impl Task {
         let message = match heard {
             Heard::Message(message) => message,
             Heard::Missed => {
-                let (parts, id, after) = (self.inner.parts.clone(), Arc::clone(&self.id), document.head().clone());
-                self.start(async move { Done::Fetched(io::fetch(&parts, &id, &after).await) });
+                self.ask_the_log(document);
                 return self.feed(document, Input::Missed);
             }
         };
@@ -475,6 +480,11 @@ impl Task {
                 // Mostly this pod's own batch, whose answer was quicker.
                 entries.retain(|entry| entry.at.version > head);
                 if entries.is_empty() {
+                    return Ok(());
+                }
+                if !continues(document.head(), &entries) {
+                    // This copy or the sender's is of a history that a failover ended.
+                    self.ask_the_log(document);
                     return Ok(());
                 }
                 let entries = io::decode_entries(&entries).map_err(End::Broken)?;
@@ -494,6 +504,12 @@ impl Task {
             }
             Some(Notice::Version(_) | Notice::Peer { .. }) | None => Ok(()),
         }
+    }
+
+    /// What came after the head, if the head is still a point of the log.
+    fn ask_the_log(&self, document: &Document) {
+        let (parts, id, after) = (self.inner.parts.clone(), Arc::clone(&self.id), document.head().clone());
+        self.start(async move { Done::Fetched(io::fetch(&parts, &id, &after).await) });
     }
 
     /// Before the document is opened anew: calls of the old copy are of no interest.

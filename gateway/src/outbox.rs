@@ -6,7 +6,7 @@
 
 use std::{
     collections::VecDeque,
-    io::{self, IoSlice},
+    io::IoSlice,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicBool, Ordering},
@@ -293,10 +293,9 @@ impl Queue {
                 count += 1;
             }
             match socket.try_write_vectored(&slices[..count]) {
+                // A failed socket too is the owner's: it meets the same trouble and ends.
+                Ok(0) | Err(_) => return false,
                 Ok(written) => self.written(written),
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return false,
-                // The owner learns of it by itself when it writes or reads.
-                Err(_) => return false,
             }
         }
         self.frames.is_empty()
@@ -374,6 +373,46 @@ mod tests {
         outbox.push_snapshot_later(frame(SNAPSHOT_BYTES_MAX));
         outbox.push_snapshot_later(frame(1));
         assert!(outbox.is_closing());
+    }
+
+    #[tokio::test]
+    async fn what_a_full_socket_does_not_take_is_left_to_the_owner_in_order() {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let socket = Arc::new(TcpStream::connect(listener.local_addr().unwrap()).await.unwrap());
+        let (mut peer, _) = listener.accept().await.unwrap();
+        let (outbox, _) = outbox();
+        outbox.attach(socket.clone());
+        let mut expected = Vec::new();
+        let mut sent = 0;
+        // Until the socket is full; the last frames wait, one of them perhaps written in part.
+        while outbox.waiting_bytes() == 0 {
+            let frame = vec![u8::try_from(sent % 251).unwrap(); 65_536 + sent];
+            expected.extend_from_slice(&frame);
+            outbox.push(Bytes::from(frame));
+            sent += 1;
+        }
+        outbox.push(Bytes::from_static(b"after"));
+        expected.extend_from_slice(b"after");
+        let reader = tokio::spawn(async move {
+            let mut read = vec![0; expected.len()];
+            tokio::io::AsyncReadExt::read_exact(&mut peer, &mut read).await.unwrap();
+            read == expected
+        });
+        let mut batch = Vec::new();
+        while outbox.waiting_bytes() > 0 {
+            outbox.changed().await;
+            outbox.take(&mut batch);
+            // What is pushed while the owner writes must not overtake it.
+            for frame in batch.drain(..) {
+                let mut rest = &frame[..];
+                while !rest.is_empty() {
+                    socket.writable().await.unwrap();
+                    rest = &rest[socket.try_write(rest).unwrap_or(0)..];
+                }
+            }
+            outbox.wake();
+        }
+        assert!(reader.await.unwrap());
     }
 
     #[tokio::test]

@@ -111,7 +111,9 @@ async fn sign_in_raw(
     connection.send(auth.arg(password).get_packed_command()).await?;
     match connection.next().await.unwrap_or_else(|| Err(closed()))? {
         Reply::Word(_) => Ok(connection),
-        other => Err((redis::ErrorKind::AuthenticationFailed, "AUTH", format!("{other:?}")).into()),
+        other @ (Reply::Error(_) | Reply::Number(_) | Reply::Bulk(_) | Reply::Parts(_)) => {
+            Err((redis::ErrorKind::AuthenticationFailed, "AUTH", format!("{other:?}")).into())
+        }
     }
 }
 

@@ -40,8 +40,11 @@ const SERVER_KEYS: [&str; 2] = ["collab:fence", "collab:position"];
 pub struct Link {
     servers: Servers,
     timeout: Duration,
-    held: Arc<StdMutex<HashMap<Arc<str>, Arc<Mutex<Option<Held>>>>>>,
+    held: Arc<StdMutex<HashMap<Arc<str>, Slot>>>,
 }
+
+/// The connection to one server, once there is one.
+type Slot = Arc<Mutex<Option<Held>>>;
 
 #[derive(Debug, Clone)]
 struct Held {

@@ -31,6 +31,7 @@ pub use memory::MemoryStore;
 pub use notice::Notice;
 pub use redis::RedisStore;
 pub(crate) use resp::Reply;
+pub(crate) use rules::continues;
 pub use servers::Servers;
 pub(crate) use slots::slot;
 pub(crate) use view::View;

@@ -177,7 +177,7 @@ impl Shared {
         view
     }
 
-    async fn look(&self, search: &mut Search) -> Result<(Vec<Node>, Option<Box<[Option<u16>]>>), StoreError> {
+    async fn look(&self, search: &mut Search) -> Result<(Vec<Node>, Option<SlotMap>), StoreError> {
         let mut addresses: Vec<Arc<str>> =
             self.settings.addresses.iter().map(|address| address.as_str().into()).collect();
         addresses.extend(
@@ -223,7 +223,7 @@ impl Shared {
         highest_epoch: u64,
         is_alone: bool,
         mut failure: Option<StoreError>,
-    ) -> Result<(Vec<Node>, Option<Box<[Option<u16>]>>), StoreError> {
+    ) -> Result<(Vec<Node>, Option<SlotMap>), StoreError> {
         let present =
             self.view.borrow().as_ref().and_then(|view| view.nodes.first().map(|node| Arc::clone(&node.address)));
         let mut chosen: Option<&(Arc<str>, Report)> = None;
@@ -270,9 +270,9 @@ impl Shared {
         &self,
         search: &mut Search,
         reports: &[(Arc<str>, Report)],
-    ) -> Result<(Vec<Node>, Option<Box<[Option<u16>]>>), StoreError> {
+    ) -> Result<(Vec<Node>, Option<SlotMap>), StoreError> {
         // Each node has its own idea of the cluster; the one with the highest epoch is the newest.
-        let mut newest: Option<(u64, Vec<(u16, u16, String, u16)>, Arc<str>)> = None;
+        let mut newest: Option<(u64, Vec<SlotRange>, Arc<str>)> = None;
         for (address, _) in reports.iter().filter(|(_, report)| report.is_cluster) {
             let Some(connection) = search.connections.get(address) else { continue };
             if let Ok((epoch, ranges)) = map_of_cluster(connection.clone()).await
@@ -317,14 +317,22 @@ async fn next_within<T>(asked: &mut FuturesUnordered<impl Future<Output = T>>, u
     }
 }
 
+/// Which node, by its place in the list, has each slot; `None`: nobody.
+type SlotMap = Box<[Option<u16>]>;
+/// First slot, last slot, host, port.
+type SlotRange = (u16, u16, String, u16);
+
 /// What a server says of itself. What it does not want to tell is left open.
 pub(crate) async fn report(mut connection: MultiplexedConnection) -> RedisResult<Report> {
     let (mut second, mut third) = (connection.clone(), connection.clone());
     let (mut info, mut fence, time) = (redis::cmd("INFO"), redis::cmd("HMGET"), redis::cmd("TIME"));
     info.arg("server").arg("replication").arg("persistence").arg("cluster");
     fence.arg("collab:fence").arg("epoch").arg("until");
-    let (info, fence, time): (RedisResult<String>, RedisResult<Vec<Option<String>>>, RedisResult<(u64, u64)>) =
-        tokio::join!(info.query_async(&mut connection), fence.query_async(&mut second), time.query_async(&mut third),);
+    let (info, fence, time) = tokio::join!(
+        info.query_async::<String>(&mut connection),
+        fence.query_async::<Vec<Option<String>>>(&mut second),
+        time.query_async::<(u64, u64)>(&mut third),
+    );
     let is_refusal = |error: &redis::RedisError| matches!(error.code(), Some("NOPERM" | "ERR"));
     let info = match info {
         Err(error) if is_refusal(&error) => String::new(),
@@ -335,7 +343,7 @@ pub(crate) async fn report(mut connection: MultiplexedConnection) -> RedisResult
 }
 
 /// The cluster's epoch, and its map as one node has it.
-async fn map_of_cluster(mut connection: MultiplexedConnection) -> RedisResult<(u64, Vec<(u16, u16, String, u16)>)> {
+async fn map_of_cluster(mut connection: MultiplexedConnection) -> RedisResult<(u64, Vec<SlotRange>)> {
     let info: String = redis::cmd("CLUSTER").arg("INFO").query_async(&mut connection).await?;
     let epoch = info.lines().find_map(|line| line.trim_end().strip_prefix("cluster_current_epoch:"));
     let epoch = epoch.and_then(|epoch| epoch.parse().ok()).unwrap_or(0);

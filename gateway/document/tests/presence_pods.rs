@@ -221,7 +221,7 @@ impl World {
         let is_grace = self.pods[pod].grace_until_ms > now_ms;
         let mut live = self.pods[pod].living.clone();
         live.insert(self.pods[pod].name.clone());
-        for ((name, _), _) in &self.rows {
+        for (name, _) in self.rows.keys() {
             if is_grace || self.leases.get(name).is_some_and(|until| *until > now_ms) {
                 live.insert(name.clone());
             }

@@ -93,7 +93,7 @@ fn only_documents_have_a_difference() {
 }
 
 fn check(from: &Delta, to: &Delta) -> Delta {
-    let change = from.diff(to).unwrap();
+    let change = from.diff(to).expect("a document has a difference from every other");
     assert_eq!(from.compose(&change).as_ref(), Ok(to), "{change:?}");
     assert_eq!(Delta::from_stored(change.ops().to_vec()).as_ref(), Ok(&change), "normal form");
     change

@@ -44,6 +44,11 @@ pub fn encode_peer(peer: &Peer) -> String {
     }
 }
 
+/// A user's id and row.
+type NamedRow<'a> = (Cow<'a, str>, Row<'a>);
+/// Ids of a user and a client, the version, the position.
+type NamedCursor<'a> = (Cow<'a, str>, Cow<'a, str>, u64, &'a RawValue);
+
 /// The message of this text.
 ///
 /// # Errors
@@ -54,14 +59,13 @@ pub fn decode_peer(text: &str) -> Result<Peer, Unreadable> {
         parts.first().map_or(Ok(Cow::Borrowed("")), |raw| serde_json::from_str(raw.get())).map_err(damaged)?;
     match (kind.as_ref(), text) {
         ("members", text) => {
-            let (_, pod, rows): (Skip, Cow<'_, str>, Vec<(Cow<'_, str>, Row<'_>)>) =
+            let (_, pod, rows): (Skip, Cow<'_, str>, Vec<NamedRow<'_>>) =
                 serde_json::from_str(text).map_err(damaged)?;
             Ok(Peer::Members(rows.iter().map(|(user_id, row)| member(&pod, user_id, row)).collect()))
         }
         ("ask", _) => Ok(Peer::Ask),
         ("cursors", text) => {
-            let (_, told): (Skip, Vec<(Cow<'_, str>, Cow<'_, str>, u64, &RawValue)>) =
-                serde_json::from_str(text).map_err(damaged)?;
+            let (_, told): (Skip, Vec<NamedCursor<'_>>) = serde_json::from_str(text).map_err(damaged)?;
             let mut cursors = Vec::new();
             for (user_id, client_id, version, position) in told {
                 let position = incoming::position(position.get()).map_err(Unreadable::Damaged)?;

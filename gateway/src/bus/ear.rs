@@ -76,6 +76,8 @@ struct Ears {
     probes: Vec<Probe>,
 }
 
+/// A node's place in the list, the number of the probe, and how many heard it.
+type Probed = (usize, u64, Result<u64, StoreError>);
 type Tagged = BoxStreamOf<(u16, Option<std::io::Result<Reply>>)>;
 type BoxStreamOf<T> = futures_util::stream::BoxStream<'static, T>;
 
@@ -176,8 +178,7 @@ impl Ear {
         let mut confirm_by = Instant::now() + CONFIRM_TIMEOUT;
         let mut ticks = interval(PROBE_EVERY);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        let mut taken: FuturesUnordered<BoxFuture<'static, (usize, u64, Result<u64, StoreError>)>> =
-            FuturesUnordered::new();
+        let mut taken: FuturesUnordered<BoxFuture<'static, Probed>> = FuturesUnordered::new();
         let mut batch = Vec::new();
         let (servers, number) = (self.servers.clone(), view.number);
         let changed = async move { servers.changed_from(number).await };

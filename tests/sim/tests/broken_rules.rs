@@ -58,8 +58,13 @@ fn a_store_that_checks_bases_once_per_call_is_noticed() {
 
 #[test]
 fn taking_publishes_of_another_history_is_noticed() {
-    // It takes a failover, lost publishes and a pod that asks nothing meanwhile: one run in some thousands.
-    assert_noticed_from(11_900, Options { unchecked_chain: true, ..Options::default() });
+    // One run in some ten thousands meets it. That these pass with the rule shows that it is the rule that they miss.
+    for seed in [26_817, 39_638, 77_648] {
+        let schedule = Schedule::of(seed);
+        run(&schedule, &Options::default()).expect("a run that passes with the rule");
+        let wrong = run(&schedule, &Options { unchecked_chain: true, ..Options::default() }).expect_err("not noticed");
+        println!("seed {seed}: {wrong:.300}");
+    }
 }
 
 fn broken(mutation: Mutation) -> Options {
@@ -67,12 +72,8 @@ fn broken(mutation: Mutation) -> Options {
 }
 
 fn assert_noticed(options: Options) {
-    assert_noticed_from(1, options);
-}
-
-fn assert_noticed_from(first: u64, options: Options) {
     let fails = |seed: u64| run(&Schedule::of(seed), &options).err().map(|wrong| (seed, wrong));
-    let (seed, wrong) = (first..first + WITHIN).find_map(fails).expect("no run notices");
+    let (seed, wrong) = (1..=WITHIN).find_map(fails).expect("no run notices");
     let smallest = minimise(&Schedule::of(seed), |schedule| run(schedule, &options).is_err());
     println!("seed {seed}: {wrong:.300}\n  smallest, {} events: {smallest}", smallest.events.len());
     assert!(smallest.events.len() < Schedule::of(seed).events.len() / 2, "not made small: {smallest}");

@@ -79,8 +79,16 @@ generate: ## Write the generated files again: the CRD and its copy in the chart
 	bash charts/collab-operator/generate.sh
 
 .PHONY: bench
-bench: ## Benchmarks: operations a second of the OT core, on real traces
-	cargo bench -p load
+bench: ## Benchmarks beside the peers, in one table: memory, connects, deliveries, the OT core
+	bash tests/load/bench.sh
+
+.PHONY: bench-soak
+bench-soak: ## Ten minutes of editing: does the memory stay flat?
+	bash tests/load/bench.sh soak 600
+
+.PHONY: fuzz
+fuzz: ## Coverage-guided fuzzing of what reads strangers' bytes, FUZZ_SECONDS for each target
+	bash tests/fuzz/run.sh
 
 .PHONY: setup
 setup: ## Install what the other targets need (idempotent)

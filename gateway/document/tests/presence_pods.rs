@@ -7,14 +7,16 @@
 
 #![allow(clippy::wildcard_enum_match_arm, reason = "tests look for one variant among many")]
 
+mod common;
+
 use std::{
     collections::{BTreeMap, BTreeSet},
     sync::Arc,
 };
 
+use common::{join, user};
 use document::{
-    Command, ConnectionId, Document, Event, Form, Input, Join, Leaving, Lookup, Member, Peer, Point, Role, Settings,
-    Snapshot, User,
+    Command, ConnectionId, Document, Event, Input, Join, Leaving, Lookup, Member, Peer, Point, Role, Settings, Snapshot,
 };
 
 const PODS: usize = 3;
@@ -78,11 +80,6 @@ struct World {
     steady: BTreeSet<Arc<str>>,
 }
 
-fn user(id: u64) -> User {
-    let name: Arc<str> = format!("u{id}").into();
-    User { id: name.clone(), name, avatar: None }
-}
-
 impl World {
     fn new(seed: u64) -> Self {
         let random = Random(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1);
@@ -136,19 +133,7 @@ impl World {
         self.next += 1;
         let id = self.next;
         self.pods[pod].connected.insert(id, user_id);
-        let join = Join {
-            connection: ConnectionId(id),
-            user: user(user_id),
-            client_id: format!("c{id}").into(),
-            form: Form::Delta,
-            version: None,
-            hash: None,
-            last_session: None,
-            seq: None,
-            session: format!("s{id}").into(),
-            early: Vec::new(),
-            reply: None,
-        };
+        let join = Join { user: user(user_id), reply: None, ..join(id) };
         self.feed(pod, Input::Join(join));
         id
     }

@@ -209,7 +209,7 @@ impl Client {
         match place {
             Some(place) => editor.joined[place] = joined,
             None if is_full => {
-                let mut refusal = refusal(
+                let mut refusal = Refusal::new(
                     Code::Overloaded,
                     format!(
                         "one connection may have {DOCUMENTS_MAX} documents open: leave one, or use another connection"
@@ -255,7 +255,7 @@ impl Client {
         let Some(editor) = &mut self.editor else { return };
         if let Some(joined) = editor.joined.iter().find(|joined| joined.document_id == document_id) {
             if joined.is_broken && edit.seq.is_none() {
-                let refusal = refusal(Code::SeqGap, "an edit before this one was refused: join again");
+                let refusal = Refusal::new(Code::SeqGap, "an edit before this one was refused: join again");
                 outbox.push_text(&refuse_edit(&document_id, &edit, refusal));
             } else if self.pod.documents.send(&document_id, Input::Edit(edit.clone())).await.is_err() {
                 outbox.push_text(&refuse_edit(&document_id, &edit, not_joined()));
@@ -311,12 +311,8 @@ impl Client {
     }
 }
 
-fn refusal(code: Code, message: impl Into<String>) -> Refusal {
-    Refusal { code, message: message.into(), seq: None, last_seq: None, retry_after_ms: None }
-}
-
 fn not_joined() -> Refusal {
-    refusal(Code::NotJoined, "join the document first: emit join-document")
+    Refusal::new(Code::NotJoined, "join the document first: emit join-document")
 }
 
 fn refuse_edit(document_id: &str, edit: &Edit, refusal: Refusal) -> String {

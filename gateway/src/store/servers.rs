@@ -23,7 +23,7 @@ use tokio::{
 use super::{
     RedisSettings, StoreError,
     dial::connect,
-    view::{Node, Report, View, cluster, judge},
+    view::{Node, Report, SlotMap, SlotRange, View, cluster, judge},
 };
 
 /// How often the servers are asked though nothing seems wrong: a former primary that does not know it yet answers well.
@@ -316,11 +316,6 @@ async fn next_within<T>(asked: &mut FuturesUnordered<impl Future<Output = T>>, u
         Some(until) => tokio::time::timeout_at(until, asked.next()).await.ok().flatten(),
     }
 }
-
-/// Which node, by its place in the list, has each slot; `None`: nobody.
-type SlotMap = Box<[Option<u16>]>;
-/// First slot, last slot, host, port.
-type SlotRange = (u16, u16, String, u16);
 
 /// What a server says of itself. What it does not want to tell is left open.
 pub(crate) async fn report(mut connection: MultiplexedConnection) -> RedisResult<Report> {

@@ -53,6 +53,11 @@ impl Report {
     }
 }
 
+/// Which node, by its place in the list, has each slot; `None`: nobody.
+pub(crate) type SlotMap = Box<[Option<u16>]>;
+/// First slot, last slot, host, port.
+pub(crate) type SlotRange = (u16, u16, String, u16);
+
 /// A server that takes writes.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Node {
@@ -67,7 +72,7 @@ pub(crate) struct View {
     pub(crate) number: u64,
     pub(crate) nodes: Vec<Node>,
     /// In Cluster mode the index of the node of each slot.
-    pub(crate) slots: Option<Box<[Option<u16>]>>,
+    pub(crate) slots: Option<SlotMap>,
 }
 
 impl View {
@@ -120,7 +125,7 @@ pub(crate) fn judge(address: &str, report: &Report, highest_epoch: u64, is_alone
 }
 
 /// The nodes and slots of `CLUSTER SLOTS`: `(first, last, host, port)` for each range; an empty host is the one asked.
-pub(crate) fn cluster(ranges: &[(u16, u16, String, u16)], asked: &str) -> (Vec<Arc<str>>, Box<[Option<u16>]>) {
+pub(crate) fn cluster(ranges: &[SlotRange], asked: &str) -> (Vec<Arc<str>>, SlotMap) {
     let asked_host = asked.rsplit_once(':').map_or(asked, |(host, _)| host);
     let mut addresses: Vec<Arc<str>> = Vec::new();
     let mut slots = vec![None; usize::from(SLOTS)].into_boxed_slice();

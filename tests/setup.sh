@@ -13,7 +13,8 @@ missing() { # the command that a package brings, and the package
 
 debian_packages() {
   local wanted
-  wanted=$(missing redis-server redis-server; missing chromium chromium; missing curl curl; missing cc gcc)
+  wanted=$(missing redis-server redis-server; missing chromium chromium; missing curl curl; missing cc gcc; missing openssl openssl
+    python3 -c 'import ensurepip' 2>/dev/null || printf 'python3-venv ')
   [ -z "$wanted" ] && return
   if [ "$(id -u)" != 0 ] || ! command -v apt-get >/dev/null; then
     say "please install these Debian packages first: $wanted"

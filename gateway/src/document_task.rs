@@ -135,6 +135,9 @@ enum Done {
     /// The rows that are stored now.
     RowsWritten(Option<Vec<Member>>),
     Renewed,
+    Durable {
+        ticket: u64,
+    },
 }
 
 /// A lookup, to be made again if an access changed meanwhile.
@@ -313,6 +316,8 @@ impl Task {
                     outbox.pause_reading(&self.id, pause);
                 }
             }
+            // Acknowledgements do not wait here yet: `durable_acks` is off.
+            Command::MakeDurable { ticket } => self.start(async move { Done::Durable { ticket } }),
             Command::Reopen => return Err(End::Reopen),
         }
         Ok(())
@@ -406,6 +411,7 @@ impl Task {
                 self.feed(document, Input::PresenceUnread)
             }
             Done::Renewed => Ok(()),
+            Done::Durable { ticket } => self.feed(document, Input::Durable { ticket }),
             Done::RowsWritten(rows) => {
                 let is_ok = rows.is_some();
                 // Only now: whoever hears of a row finds it in the store.

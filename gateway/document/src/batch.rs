@@ -27,7 +27,12 @@ enum Source {
 impl Document {
     /// Sends what is pending, unless a call is in flight or the store is away.
     pub(crate) fn flush(&mut self) {
-        if self.flight.is_some() || self.away_since_ms.is_some() || self.stalled_at == Some(self.head().version) {
+        let is_full = self.durability.waiting() >= self.settings.durable_waiting;
+        if is_full
+            || self.flight.is_some()
+            || self.away_since_ms.is_some()
+            || self.stalled_at == Some(self.head().version)
+        {
             return;
         }
         let mut sources = self.sources();
@@ -178,7 +183,10 @@ impl Document {
                 self.heard = self.heard.max(version);
                 self.wrote_since_save = true;
                 if let Some(id) = origin.connection {
-                    self.answer(id, origin.reply, Ok(Answer::Version(version)));
+                    let (identity, reply) = (&origin.identity, origin.reply);
+                    // The store knows the version of a client's last edit; the log, of those that it still has.
+                    let logged = self.history.version_of(identity).unwrap_or(version);
+                    self.acknowledge(id, reply, (!identity.by_gateway).then_some(identity.seq), logged);
                     if version <= self.head().version && self.is_front(&origin) {
                         self.start_afresh(id, &origin);
                     }

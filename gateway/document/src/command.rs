@@ -34,8 +34,10 @@ pub enum Command {
     WatchPods(BTreeSet<Arc<str>>),
     /// Stop or go on reading this connection's socket.
     PauseReading { connection: ConnectionId, pause: bool },
-    /// The pod's copy cannot go on (far behind, or forked): drop it and open the document anew. All connections have
-    /// been sent `rejoin`.
+    /// Make what was committed so far as durable as the cluster promises; then comes [`crate::Input::Durable`] with this
+    /// ticket or a later one. Tickets count up. Only with [`crate::Settings::durable_acks`].
+    MakeDurable { ticket: u64 },
+    /// The pod's copy cannot go on (far behind, or forked): drop it and open the document anew. All connections have been sent `rejoin`.
     Reopen,
 }
 
@@ -75,6 +77,7 @@ pub enum Event {
         at: Point,
         client_id: Arc<str>,
         seq: Option<u64>,
+        digest: Option<crate::Digest>,
     },
     UserJoined(User),
     UserLeft {

@@ -11,7 +11,7 @@ use std::{
 
 use crate::{
     Command, ConnectionId, Event, Identity, Input, Logged, OpenError, Point, ReplyId, Settings, Snapshot, Version,
-    connection::Connection, cursors::Cursors, presence::Presence, window::History,
+    connection::Connection, cursors::Cursors, durability::Durability, presence::Presence, window::History,
 };
 
 /// A fetch that was not answered after this long, in milliseconds, is asked for again.
@@ -60,6 +60,7 @@ pub struct Document {
     pub(crate) newline_seq: u64,
     /// A join waits for the newline that Quill wants at the end.
     pub(crate) newline_wanted: bool,
+    pub(crate) durability: Durability,
     pub(crate) presence: Presence,
     pub(crate) cursors: Cursors,
     /// When this pod tells its cursors to those who asked.
@@ -148,6 +149,7 @@ impl Document {
             wrote_since_save: false,
             newline_seq: 0,
             newline_wanted: false,
+            durability: Durability::default(),
             presence,
             answer_cursors_at_ms: None,
             ask_for_cursors: true,
@@ -188,6 +190,7 @@ impl Document {
             Input::Missed => self.on_missed(now_ms),
             Input::Access { user_id, role } => self.on_access(&user_id, role, now_ms),
             Input::Saved(version) => self.on_saved(version),
+            Input::Durable { ticket } => self.on_durable(ticket),
             Input::Forked => self.reopen(),
             Input::Tick => {}
         }
@@ -199,7 +202,10 @@ impl Document {
     pub fn deadline_ms(&self) -> Option<u64> {
         let fetching = self.fetching.map(|fetching| fetching.since_ms.saturating_add(FETCH_AGAIN_MS));
         let saving = self.saving.map(|saving| saving.since_ms.saturating_add(SAVE_AGAIN_MS));
-        [fetching, saving, self.held_deadline_ms(), self.people_deadline_ms()].into_iter().flatten().min()
+        [fetching, saving, self.held_deadline_ms(), self.durable_deadline_ms(), self.people_deadline_ms()]
+            .into_iter()
+            .flatten()
+            .min()
     }
 
     /// The point that this pod has reached.
@@ -218,6 +224,7 @@ impl Document {
             && self.draining.is_empty()
             && self.flight.is_none()
             && self.saving.is_none()
+            && self.durability.waiting() == 0
             && !self.presence.has_rows()
     }
 
@@ -240,6 +247,7 @@ impl Document {
             self.draining.retain(|connection| !connection.chain.pending().is_empty());
             self.fetch(now_ms);
             self.save(now_ms);
+            self.ask_for_durability(now_ms);
         }
         self.tell_people(now_ms);
     }
@@ -270,6 +278,7 @@ impl Document {
             self.saving = None;
         }
         self.refuse_held(now_ms);
+        self.tell_not_durable(now_ms);
         self.people_tick(now_ms);
     }
 

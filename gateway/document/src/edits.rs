@@ -142,7 +142,7 @@ impl Document {
             let _ = connection.chain.add_committed(&self.history, edit.version, edit.ops, version);
         }
         let version = version.unwrap_or(connection.last_version);
-        self.answer(id, edit.reply, Ok(Answer::Version(version)));
+        self.acknowledge(id, edit.reply, Some(seq), version);
     }
 
     /// Refuses an edit, which ends the session for edits.

@@ -74,6 +74,10 @@ pub enum Input {
     Missed,
     /// A snapshot up to this version is stored.
     Saved(Version),
+    /// Everything up to this ticket of a [`crate::Command::MakeDurable`] is as durable as the cluster promises.
+    Durable {
+        ticket: u64,
+    },
     /// A lookup or a fetch found that the pod's head is not a point of the log (any more).
     Forked,
     /// Time has passed; due at [`crate::Document::deadline_ms`].

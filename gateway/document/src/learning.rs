@@ -106,7 +106,12 @@ impl Document {
         }
         if !own.is_empty() {
             let seq = (!entry.identity.by_gateway).then_some(entry.identity.seq);
-            let event = Event::EditCommitted { at: entry.at.clone(), client_id: entry.client_id.clone(), seq };
+            let event = Event::EditCommitted {
+                at: entry.at.clone(),
+                client_id: entry.client_id.clone(),
+                seq,
+                digest: entry.digest,
+            };
             self.out.push(Command::Send { to: own, event });
         }
         for id in overtaken {

@@ -12,7 +12,9 @@ mod command;
 mod connection;
 mod crowd;
 mod cursors;
+mod digest;
 mod document;
+mod durability;
 mod edits;
 #[allow(missing_docs, reason = "most fields are said by their name and type; the others have a comment")]
 mod input;
@@ -28,6 +30,7 @@ mod window;
 
 pub use color::color;
 pub use command::*;
+pub use digest::{DIGEST_EVERY, Digest};
 pub use document::Document;
 pub use input::*;
 pub use settings::{Mutation, OpenError, Settings};

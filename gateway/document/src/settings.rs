@@ -33,6 +33,12 @@ pub struct Settings {
     pub early_edits: usize,
     /// A pod that is further behind than this opens the document anew.
     pub behind_entries: u64,
+    /// Whether acknowledgements wait until what they acknowledge is durable.
+    pub durable_acks: bool,
+    /// After this long, in milliseconds, a client is told that its acknowledgement still waits.
+    pub durable_notice_ms: u64,
+    /// Most acknowledgements that wait; beyond it nothing more is committed until some are out.
+    pub durable_waiting: usize,
     /// A broken rule, for the simulation that must notice it. Always [`Mutation::None`] in the product.
     pub mutation: Mutation,
 }
@@ -59,6 +65,8 @@ pub enum Mutation {
     FoldOverOwnEntries,
     /// A batch takes a second edit of a client, made on the first one.
     ChainedBatch,
+    /// An acknowledgement does not wait for [`crate::Input::Durable`].
+    AcknowledgeUndurable,
 }
 
 impl Default for Settings {
@@ -78,6 +86,9 @@ impl Default for Settings {
             held_ms: 30_000,
             early_edits: 64,
             behind_entries: 512,
+            durable_acks: false,
+            durable_notice_ms: 5_000,
+            durable_waiting: 10_000,
             mutation: Mutation::None,
         }
     }

@@ -60,6 +60,8 @@ pub struct Canonical {
     pub user_id: Arc<str>,
     pub session: Arc<str>,
     pub ops: Arc<Delta>,
+    /// Of the text after it, where the version is divisible by [`crate::DIGEST_EVERY`] and this pod computed it.
+    pub digest: Option<crate::Digest>,
 }
 
 /// A stored document: its content at a point, and the canonical forms of the window below that point, without

@@ -9,7 +9,8 @@ use std::{collections::VecDeque, sync::Arc};
 use ot::{Delta, Invalid, Rope, Side};
 
 use crate::{
-    Canonical, Entry, Logged, Mutation, OpenError, Point, Settings, Snapshot, Version, settings::hard_window_bytes,
+    Canonical, DIGEST_EVERY, Digest, Entry, Logged, Mutation, OpenError, Point, Settings, Snapshot, Version,
+    settings::hard_window_bytes,
 };
 
 /// Why an entry cannot be taken in.
@@ -104,6 +105,11 @@ impl History {
         self.canon.get(usize::try_from(index).ok()?)
     }
 
+    /// The version that this identity has in the log, while it is kept.
+    pub(crate) fn version_of(&self, identity: &crate::Identity) -> Option<Version> {
+        self.canon.iter().rev().find(|entry| entry.identity == *identity).map(|entry| entry.at.version)
+    }
+
     /// The canonical forms after this version, oldest first; none if some are no longer kept.
     pub(crate) fn after(&self, version: Version) -> Option<impl DoubleEndedIterator<Item = &Arc<Canonical>>> {
         let skip = usize::try_from(version.checked_sub(self.floor())?).ok()?;
@@ -133,6 +139,7 @@ impl History {
             user_id: entry.user_id.clone(),
             session: entry.session.clone(),
             ops: Arc::new(ops),
+            digest: logged.at.version.is_multiple_of(DIGEST_EVERY).then(|| Digest::of(&self.rope.text())),
         });
         let bytes = weight_bytes(&canonical);
         self.head = logged.at.clone();

@@ -23,9 +23,16 @@ pub fn event_with_ticket(document_id: &str, event: &Event, resume: Option<&str>)
             packet("access-changed", &AccessJson { document_id, role: role.map(role_name) })
         }
         Event::Edit(canonical) => packet("edit", &EditJson { document_id: Some(document_id), canonical }),
-        Event::EditCommitted { at, client_id, seq } => packet(
+        Event::EditCommitted { at, client_id, seq, digest } => packet(
             "edit-committed",
-            &CommittedJson { document_id, version: at.version, hash: &at.hash, client_id, seq: *seq },
+            &CommittedJson {
+                document_id,
+                version: at.version,
+                hash: &at.hash,
+                client_id,
+                seq: *seq,
+                digest: digest.map(|digest| digest.to_string()),
+            },
         ),
         Event::UserJoined(user) => {
             packet("user-joined", &UserJoinedJson { document_id, user_id: &user.id, person: person(user) })
@@ -210,6 +217,8 @@ struct CommittedJson<'a> {
     hash: &'a str,
     client_id: &'a str,
     seq: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    digest: Option<String>,
 }
 
 #[derive(Serialize)]
@@ -297,7 +306,8 @@ struct EditJson<'a> {
 
 impl Serialize for EditJson<'_> {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        let Canonical { at: Point { version, hash }, identity, client_id, user_id, session: _, ops } = self.canonical;
+        let Canonical { at: Point { version, hash }, identity, client_id, user_id, session: _, ops, digest } =
+            self.canonical;
         let mut map = serializer.serialize_map(None)?;
         if let Some(document_id) = self.document_id {
             map.serialize_entry("documentId", document_id)?;
@@ -309,6 +319,9 @@ impl Serialize for EditJson<'_> {
         map.serialize_entry("clientId", &**client_id)?;
         // A number that the gateway counted means nothing to clients.
         map.serialize_entry("seq", &(!identity.by_gateway).then_some(identity.seq))?;
+        if let Some(digest) = digest {
+            map.serialize_entry("digest", &digest.to_string())?;
+        }
         map.end()
     }
 }

@@ -65,6 +65,8 @@ fn canonical(version: u64, raw: &RawValue) -> Result<Canonical, Unreadable> {
         user_id: text_of(user_id)?,
         session: text_of(session)?,
         ops: Arc::new(delta::decode(ops.get()).map_err(Unreadable::Damaged)?),
+        // Snapshots do not keep it: whoever opens the document has not computed it.
+        digest: None,
     })
 }
 
@@ -89,7 +91,7 @@ struct CanonicalJson<'a>(&'a Canonical);
 
 impl Serialize for CanonicalJson<'_> {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        let Canonical { at, identity, client_id, user_id, session, ops } = self.0;
+        let Canonical { at, identity, client_id, user_id, session, ops, digest: _ } = self.0;
         let mut parts = serializer.serialize_tuple(6)?;
         parts.serialize_element(&*at.hash)?;
         parts.serialize_element(&IdentityJson::from(identity))?;
@@ -115,6 +117,7 @@ mod tests {
             user_id: "u1".into(),
             session: "s-1".into(),
             ops: Arc::new(ops),
+            digest: None,
         };
         Snapshot {
             at: Point { version: 9, hash: "bbb".into() },

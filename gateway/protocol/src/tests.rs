@@ -27,6 +27,7 @@ fn canonical(by_gateway: bool) -> Arc<Canonical> {
         user_id: "u2".into(),
         session: "s".into(),
         ops: Arc::new(Delta::new().retain(1, None).insert("x", None)),
+        digest: None,
     })
 }
 
@@ -157,11 +158,11 @@ fn events_are_written_as_the_contract_says() {
             r#"42["edit",{"documentId":"d","version":5,"hash":"abc","ops":[{"retain":1},{"insert":"x"}],"userId":"u2","clientId":"c2","seq":null}]"#,
         ),
         (
-            Event::EditCommitted { at: at.clone(), client_id: "c1".into(), seq: Some(2) },
+            Event::EditCommitted { at: at.clone(), client_id: "c1".into(), seq: Some(2), digest: None },
             r#"42["edit-committed",{"documentId":"d","version":6,"hash":"h6","clientId":"c1","seq":2}]"#,
         ),
         (
-            Event::EditCommitted { at: at.clone(), client_id: "c1".into(), seq: None },
+            Event::EditCommitted { at: at.clone(), client_id: "c1".into(), seq: None, digest: None },
             r#"42["edit-committed",{"documentId":"d","version":6,"hash":"h6","clientId":"c1","seq":null}]"#,
         ),
         (

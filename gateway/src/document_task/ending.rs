@@ -62,6 +62,7 @@ impl Task {
             | Input::Access { .. }
             | Input::Presence { .. }
             | Input::Saved(_)
+            | Input::Durable { .. }
             | Input::Forked
             | Input::Tick => {}
         }

@@ -259,6 +259,8 @@ impl World {
                         connection.paused = pause;
                     }
                 }
+                // Acknowledgements do not wait here yet: `durable_acks` is off.
+                Command::MakeDurable { ticket } => self.pods[pod].replies.push_back(vec![Input::Durable { ticket }]),
                 Command::Reopen => return self.reopen(pod),
             }
         }

@@ -31,7 +31,7 @@ pub enum NoUser {
     Unknown,
     /// Nobody could be asked: a statement about the cluster, never told to the client as a refusal.
     #[error(transparent)]
-    Store(#[from] StoreError),
+    Away(#[from] StoreError),
 }
 
 /// Shared by all connections; cheap to clone.

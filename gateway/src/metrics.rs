@@ -28,6 +28,10 @@ pub struct Metrics {
     pub connections_accepted: Counter,
     /// Connections refused, by reason.
     pub connections_refused: Family<Refused, Counter>,
+    /// CONNECTs that were held because nobody could say who it is.
+    pub connects_held: Counter,
+    /// Those that are held now.
+    pub connects_waiting: Gauge,
     /// Documents that are open on this pod.
     pub documents: Gauge,
     /// Edits of this pod's clients that entered the log.
@@ -55,6 +59,8 @@ impl Default for Metrics {
             connections: Gauge::default(),
             connections_accepted: Counter::default(),
             connections_refused: Family::default(),
+            connects_held: Counter::default(),
+            connects_waiting: Gauge::default(),
             documents: Gauge::default(),
             edits_committed: Counter::default(),
             edit_commit_seconds: histogram(),
@@ -68,6 +74,8 @@ impl Default for Metrics {
         registry.register("connections", "Connections that are open now", m.connections.clone());
         registry.register("connections_accepted", "Connections signed in", m.connections_accepted.clone());
         registry.register("connections_refused", "Connections refused, by reason", m.connections_refused.clone());
+        registry.register("connects_held", "CONNECTs held for an answer about them", m.connects_held.clone());
+        registry.register("connects_waiting", "CONNECTs that are held now", m.connects_waiting.clone());
         registry.register("documents", "Documents open on this pod", m.documents.clone());
         registry.register("edits_committed", "Edits that entered the log", m.edits_committed.clone());
         registry.register("edit_commit_seconds", "An edit's arrival to its commit", m.edit_commit_seconds.clone());
@@ -109,6 +117,8 @@ mod tests {
             "collab_gateway_connections 0",
             "collab_gateway_connections_accepted_total 0",
             "collab_gateway_connections_refused_total{reason=\"TOKEN_EXPIRED\"} 1",
+            "collab_gateway_connects_held_total 0",
+            "collab_gateway_connects_waiting 0",
             "collab_gateway_documents 0",
             "collab_gateway_edits_committed_total 0",
             "collab_gateway_edit_commit_seconds_count 0",

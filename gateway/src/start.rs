@@ -28,6 +28,7 @@ use crate::{
     metrics::Metrics,
     registry::Registry,
     server::Server,
+    sign_in::SignIn,
     store::{MemoryStore, RedisStore, Servers, Store},
 };
 
@@ -114,7 +115,7 @@ pub async fn start(config: &Config, live: watch::Receiver<Live>) -> anyhow::Resu
 pub async fn assemble(config: &Config, live: watch::Receiver<Live>, backend: Backend) -> anyhow::Result<Running> {
     let Backend { store, bus, trust } = backend;
     let metrics = Metrics::default();
-    let authenticator = Authenticator::new(&config.jwt).context("--jwt-secret-file")?;
+    let authenticator = Authenticator::new(&config.jwt).context("the keys of tokens")?;
     let directory = Directory::new(store.clone(), trust, config.demo);
     let lease = Lease::start(store.clone());
     let (registry, claims) = Registry::new(lease.pod().clone(), metrics.clone());
@@ -128,6 +129,7 @@ pub async fn assemble(config: &Config, live: watch::Receiver<Live>, backend: Bac
     });
     let stop = CancellationToken::new();
     let mut tasks = JoinSet::new();
+    tasks.spawn(authenticator.clone().keep_keys());
     tasks.spawn(tell_claims(bus.clone(), claims));
     let (every_pod, said) = broadcast::channel(SERVER_WIDE_BEHIND_MAX);
     tasks.spawn(hear_claims(said, registry.clone()));
@@ -135,8 +137,8 @@ pub async fn assemble(config: &Config, live: watch::Receiver<Live>, backend: Bac
     // Whoever else wants to hear subscribes to `every_pod` before this.
     tasks.spawn(hear_server_wide(bus, every_pod));
     let pod = Pod {
+        sign_in: SignIn::new(authenticator.clone(), directory, metrics.clone()),
         authenticator,
-        directory,
         documents,
         registry,
         metrics: metrics.clone(),

@@ -5,26 +5,18 @@
 use super::{
     Config, Durability, Jwt, Mistake, Redis,
     flags::Flags,
-    values::{addresses, unreadable},
+    values::{addresses, unreadable, web_url},
 };
-use crate::live::{self, Live};
+use crate::{
+    auth::check_public_file,
+    live::{self, Live},
+};
 
 impl Flags {
     pub(super) fn check(self) -> Result<Config, Mistake> {
         self.refuse_what_is_not_built()?;
         let redis = self.redis()?;
-        if redis.is_some() && self.jwt_secret_file.is_empty() {
-            return Err(Mistake("--jwt-secret-file is missing: name a file with the secret that signs tokens".into()));
-        }
-        if redis.is_none() && self.jwt_secret_file.is_empty() && !self.demo {
-            return Err(Mistake("--jwt-secret-file is missing: name a file with the secret, or add --demo".into()));
-        }
-        for file in &self.jwt_secret_file {
-            let secret = std::fs::read(file).map_err(|error| unreadable("--jwt-secret-file", file, &error))?;
-            if secret.trim_ascii().is_empty() {
-                return Err(Mistake(format!("--jwt-secret-file: {} is empty", file.display())));
-            }
-        }
+        let jwt = self.jwt(redis.is_some())?;
         for (flag, bytes) in
             [("--max-document-bytes", self.max_document_bytes), ("--max-edit-bytes", self.max_edit_bytes)]
         {
@@ -49,7 +41,7 @@ impl Flags {
             listen: self.listen,
             admin_listen: self.admin_listen,
             redis,
-            jwt: Jwt { secret_files: self.jwt_secret_file, issuer: self.jwt_issuer, audience: self.jwt_audience },
+            jwt,
             users_from_claims: self.users_from_claims,
             allowed_origins: self.allowed_origins.into_iter().filter(|origin| !origin.is_empty()).collect(),
             document_bytes_max: self.max_document_bytes,
@@ -65,8 +57,6 @@ impl Flags {
 
     fn refuse_what_is_not_built(&self) -> Result<(), Mistake> {
         let given = [
-            ("--jwt-public-key-file", self.jwt_public_key_file.is_some()),
-            ("--jwks-url", self.jwks_url.is_some()),
             ("--user-directory-url", self.user_directory_url.is_some()),
             ("--access-url", self.access_url.is_some()),
             ("--tls-cert-file", self.tls_cert_file.is_some()),
@@ -84,6 +74,36 @@ impl Flags {
             }
             Durability::Synced => Err(Mistake("--durability synced is not in this version yet: use async".into())),
         }
+    }
+
+    fn jwt(&self, is_shared: bool) -> Result<Jwt, Mistake> {
+        let has_keys =
+            !self.jwt_secret_file.is_empty() || self.jwt_public_key_file.is_some() || self.jwks_url.is_some();
+        if !has_keys && (is_shared || !self.demo) {
+            let or = if is_shared { "" } else { ", or add --demo" };
+            return Err(Mistake(format!(
+                "--jwt-secret-file is missing: name a file with the secret that signs tokens (or --jwt-public-key-file, \
+                 --jwks-url){or}"
+            )));
+        }
+        for file in &self.jwt_secret_file {
+            let secret = std::fs::read(file).map_err(|error| unreadable("--jwt-secret-file", file, &error))?;
+            if secret.trim_ascii().is_empty() {
+                return Err(Mistake(format!("--jwt-secret-file: {} is empty", file.display())));
+            }
+        }
+        if let Some(file) = &self.jwt_public_key_file {
+            check_public_file(file)
+                .map_err(|why| Mistake(format!("--jwt-public-key-file: {} {why}", file.display())))?;
+        }
+        let jwks_url = self.jwks_url.as_deref().map(|url| web_url("--jwks-url", url)).transpose()?;
+        Ok(Jwt {
+            secret_files: self.jwt_secret_file.clone(),
+            public_key_file: self.jwt_public_key_file.clone(),
+            jwks_url,
+            issuer: self.jwt_issuer.clone(),
+            audience: self.jwt_audience.clone(),
+        })
     }
 
     fn redis(&self) -> Result<Option<Redis>, Mistake> {

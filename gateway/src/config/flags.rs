@@ -42,10 +42,10 @@ pub(super) struct Flags {
     /// A file with an HS256 secret; repeat it for several that all verify.
     #[arg(long, env = "COLLAB_JWT_SECRET_FILE", value_delimiter = ',')]
     pub(super) jwt_secret_file: Vec<PathBuf>,
-    /// Not in this version yet.
+    /// A PEM file of public keys for RS256, ES256 and EdDSA; all of them verify.
     #[arg(long, env = "COLLAB_JWT_PUBLIC_KEY_FILE")]
     pub(super) jwt_public_key_file: Option<PathBuf>,
-    /// Not in this version yet.
+    /// Where a JWKS is fetched, again every 5 to 10 minutes and when a token names an unknown key.
     #[arg(long, env = "COLLAB_JWKS_URL")]
     pub(super) jwks_url: Option<String>,
     /// The `iss` claim that tokens must have.

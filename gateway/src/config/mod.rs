@@ -10,6 +10,7 @@ mod values;
 use std::{ffi::OsString, net::SocketAddr, path::PathBuf, time::Duration};
 
 use clap::Parser;
+use hyper::Uri;
 
 use self::flags::Flags;
 use crate::live::Live;
@@ -94,6 +95,10 @@ pub enum Durability {
 pub struct Jwt {
     /// HS256 secrets, each in a file of its own; all verify.
     pub secret_files: Vec<PathBuf>,
+    /// PEM of public keys for RS256, ES256 and EdDSA; all verify.
+    pub public_key_file: Option<PathBuf>,
+    /// Where a key set is fetched.
+    pub jwks_url: Option<Uri>,
     /// The `iss` claim, where required.
     pub issuer: Option<String>,
     /// The `aud` claim, where required.
@@ -163,7 +168,9 @@ mod tests {
             (&["--redis-url", "redis://user:word@redis", "--demo"], "--redis-url"),
             (&["--jwt-secret-file", "/does/not/exist"], "--jwt-secret-file"),
             (&["--demo", "--durability", "synced"], "--durability"),
-            (&["--demo", "--jwks-url", "https://keys"], "--jwks-url"),
+            (&["--demo", "--jwks-url", "ftp://keys"], "--jwks-url"),
+            (&["--demo", "--jwks-url", "https://name:word@keys/set"], "--jwks-url"),
+            (&["--demo", "--jwt-public-key-file", "/does/not/exist"], "--jwt-public-key-file"),
             (&["--demo", "--ping-interval", "0s"], "--ping-interval"),
             (&["--demo", "--config", "/does/not/exist"], "--config"),
             (&["--demo", "--max-edit-bytes", "0"], "--max-edit-bytes"),

@@ -4,6 +4,8 @@
 
 use std::time::Duration;
 
+use hyper::Uri;
+
 use super::Mistake;
 
 /// Whether the connection is encrypted, and `host:port` of each server.
@@ -50,6 +52,23 @@ pub(crate) fn duration(text: &str) -> Result<Duration, String> {
         rest = &after[units..];
     }
     if text.is_empty() { Err(wrong()) } else { Ok(total) }
+}
+
+/// A URL that can be fetched.
+pub(super) fn web_url(flag: &str, text: &str) -> Result<Uri, Mistake> {
+    let wrong = |why: &str| Mistake(format!("{flag} {why}: write something like https://host/path"));
+    let url: Uri = text.trim().parse().map_err(|_| wrong("is no URL"))?;
+    if !matches!(url.scheme_str(), Some("http" | "https")) {
+        return Err(wrong("has no http:// or https:// in front"));
+    }
+    let authority = url.authority().ok_or_else(|| wrong("names no host"))?;
+    if authority.as_str().contains('@') {
+        return Err(wrong("holds a user or password, which URLs must not"));
+    }
+    if authority.host().is_empty() {
+        return Err(wrong("names no host"));
+    }
+    Ok(url)
 }
 
 pub(super) fn unreadable(flag: &str, file: &std::path::Path, error: &std::io::Error) -> Mistake {

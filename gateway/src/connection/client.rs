@@ -11,10 +11,10 @@ use tokio::time::Instant;
 
 use super::{Application, Event, Handled, Pod, UNKNOWN_MESSAGE_BYTES_MAX, early::Early, push};
 use crate::{
-    auth::Denial,
-    directory::NoUser,
+    auth::{Denial, NoClaims},
     outbox::{Ending, Outbox},
     registry::Seat,
+    sign_in::NotIn,
 };
 
 /// Documents that one connection may have joined at a time; an editor has one, a dashboard a few.
@@ -139,17 +139,12 @@ impl Client {
     }
 
     async fn sign_in(&mut self, auth: Auth) -> Handled {
-        let claims = match self.pod.authenticator.verify(auth.token.as_deref()) {
-            Ok(claims) => claims,
-            Err(denial) => return self.deny(denial),
-        };
-        let user = match self.pod.directory.user(&claims).await {
-            Ok(user) => user,
-            Err(NoUser::Unknown) => return self.deny(Denial::UserNotFound),
-            Err(NoUser::Store(error)) => {
+        let (claims, user) = match self.pod.sign_in.identify(auth.token.as_deref()).await {
+            Ok(found) => found,
+            Err(NotIn::Denied(denial)) => return self.deny(denial),
+            Err(NotIn::Away(why)) => {
                 // No statement about the token or the user: the client comes back by itself.
-                tracing::warn!(%error, "a client could not be signed in");
-                self.pod.metrics.refuse("store_unavailable");
+                self.pod.metrics.refuse(why);
                 return Err(Ending::Transport { code: 1013, reason: "try again later" });
             }
         };
@@ -191,7 +186,7 @@ impl Client {
                 let connection = self.outbox().id();
                 self.hand_in(&document_id, reply, Input::Typing { connection, is_typing, reply }).await;
             }
-            Ok(ClientEvent::TokenRefresh { token }) => self.refresh_token(&token, reply),
+            Ok(ClientEvent::TokenRefresh { token }) => self.refresh_token(&token, reply).await,
             Err(refused) => self.refuse(name, reply, refused),
         }
     }
@@ -279,8 +274,8 @@ impl Client {
         }
     }
 
-    fn refresh_token(&mut self, token: &str, reply: Option<ReplyId>) {
-        let verified = self.pod.authenticator.verify(Some(token));
+    async fn refresh_token(&mut self, token: &str, reply: Option<ReplyId>) {
+        let verified = self.pod.authenticator.verify(Some(token)).await;
         let Some(editor) = &mut self.editor else { return };
         let answer = match verified {
             Ok(claims) if claims.user_id == editor.user.id => {
@@ -288,8 +283,16 @@ impl Client {
                 protocol::token_refreshed(reply, claims.expires_at.map(|seconds| seconds.saturating_mul(1000)))
             }
             Ok(_) => Some(protocol::token_refused(reply, Denial::TokenInvalid.code(), "the token is another user's")),
-            Err(denial) => {
+            Err(NoClaims::Denied(denial)) => {
                 Some(protocol::token_refused(reply, denial.code(), "the token was not accepted; the old one stays"))
+            }
+            Err(NoClaims::KeysAway) => {
+                let mut refusal = Refusal::new(
+                    Code::StoreUnavailable,
+                    "nobody can tell now whether the token is good; the old one stays",
+                );
+                refusal.retry_after_ms = Some(RETRY_MS);
+                Some(protocol::refused_answer(reply, None, &refusal))
             }
         };
         push(self.outbox(), answer);

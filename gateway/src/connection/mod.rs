@@ -27,11 +27,11 @@ use websocket::{Decoder, Message};
 use crate::{
     auth::Authenticator,
     connection::{client::Client, socket::Written},
-    directory::Directory,
     documents::Documents,
     metrics::Metrics,
     outbox::{Ending, Outbox},
     registry::{Registry, Seat},
+    sign_in::SignIn,
 };
 
 /// How long a client may take from the upgrade to CONNECT.
@@ -54,8 +54,8 @@ const UNKNOWN_MESSAGE_BYTES_MAX: usize = 64 * 1024;
 pub struct Pod {
     /// Verifies tokens.
     pub authenticator: Authenticator,
-    /// Knows people and their access.
-    pub directory: Directory,
+    /// Signs clients in.
+    pub sign_in: SignIn,
     /// The open documents.
     pub documents: Documents,
     /// All connections.

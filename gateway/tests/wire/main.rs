@@ -7,5 +7,10 @@ mod access;
 mod drain;
 mod editing;
 mod harness;
+mod public_keys;
 mod refusals;
+#[path = "../signers/mod.rs"]
+mod signers;
 mod upgrade;
+#[path = "../web/mod.rs"]
+mod web;

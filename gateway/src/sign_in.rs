@@ -1,0 +1,116 @@
+//! Who is behind a CONNECT.
+//!
+//! In: the token of a CONNECT. Out: its claims and the user, a refusal, or nothing: while the store, the directory or
+//! the key set cannot answer, CONNECT is held and tried again, for a bounded time and for a bounded number of clients.
+//! Stock clients never come back after a refusal, and by themselves after a closed transport.
+
+use std::time::Duration;
+
+use document::User;
+use tokio::{
+    sync::Semaphore,
+    time::{Instant, sleep, timeout, timeout_at},
+};
+
+use crate::{
+    auth::{Authenticator, Claims, Denial, NoClaims},
+    directory::{Directory, NoUser},
+    metrics::Metrics,
+};
+
+/// How long a CONNECT is held (CONTRACT section 1).
+const HELD: Duration = Duration::from_secs(8);
+/// What takes longer than this is held.
+const SLOW: Duration = Duration::from_millis(250);
+/// CONNECTs that are held at once, at some KiB each; the others are told to come back at once.
+const HELD_MAX: usize = 4096;
+/// Before it is tried again, twice as long each time.
+const PAUSE_MIN: Duration = Duration::from_millis(100);
+const PAUSE_MAX: Duration = Duration::from_secs(1);
+
+/// Why nobody was signed in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum NotIn {
+    /// A statement about the token or the user.
+    Denied(Denial),
+    /// Nobody could tell in time; the reason is a label in metrics.
+    Away(&'static str),
+}
+
+/// Signs clients in. Shared by all connections.
+pub struct SignIn {
+    authenticator: Authenticator,
+    directory: Directory,
+    metrics: Metrics,
+    places: Semaphore,
+}
+
+impl SignIn {
+    /// By these keys and this directory.
+    pub fn new(authenticator: Authenticator, directory: Directory, metrics: Metrics) -> SignIn {
+        SignIn { authenticator, directory, metrics, places: Semaphore::new(HELD_MAX) }
+    }
+
+    /// Whose token it is, and who that is.
+    ///
+    /// # Errors
+    /// With the refusal, or because nobody could tell within [`HELD`].
+    pub async fn identify(&self, token: Option<&str>) -> Result<(Claims, User), NotIn> {
+        let by = Instant::now() + HELD;
+        let mut why = "store_unavailable";
+        let result = {
+            let trying = self.try_until_answered(token, &mut why);
+            tokio::pin!(trying);
+            match timeout(SLOW, &mut trying).await {
+                Ok(result) => Some(result),
+                Err(_) => {
+                    let Ok(_place) = self.places.try_acquire() else { return Err(NotIn::Away("held_max")) };
+                    let _held = Held::new(&self.metrics);
+                    timeout_at(by, trying).await.ok()
+                }
+            }
+        };
+        result.unwrap_or(Err(NotIn::Away(why)))
+    }
+
+    async fn try_until_answered(&self, token: Option<&str>, why: &mut &'static str) -> Result<(Claims, User), NotIn> {
+        let mut pause = PAUSE_MIN;
+        loop {
+            match self.authenticator.verify(token).await {
+                Ok(claims) => match self.directory.user(&claims).await {
+                    Ok(user) => return Ok((claims, user)),
+                    Err(NoUser::Unknown) => return Err(NotIn::Denied(Denial::UserNotFound)),
+                    Err(NoUser::Away(error)) => {
+                        tracing::debug!(%error, "a client cannot be signed in yet");
+                        *why = "store_unavailable";
+                    }
+                },
+                Err(NoClaims::Denied(denial)) => return Err(NotIn::Denied(denial)),
+                Err(NoClaims::KeysAway) => *why = "keys_unavailable",
+            }
+            let pausing = sleep(pause.mul_f64(rand::random_range(0.5..1.0)));
+            pause = (pause * 2).min(PAUSE_MAX);
+            tokio::select! {
+                () = pausing => {}
+                () = self.authenticator.keys_change() => {}
+            }
+        }
+    }
+}
+
+/// Counts one that is held, until it is dropped.
+struct Held<'a>(&'a Metrics);
+
+impl Held<'_> {
+    fn new(metrics: &Metrics) -> Held<'_> {
+        metrics.connects_held.inc();
+        metrics.connects_waiting.inc();
+        Held(metrics)
+    }
+}
+
+impl Drop for Held<'_> {
+    fn drop(&mut self) {
+        self.0.connects_waiting.dec();
+    }
+}

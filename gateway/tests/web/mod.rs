@@ -1,0 +1,110 @@
+//! A small web server of the application's: webhooks and a key set.
+//!
+//! In: what each path answers. Out: a real server on a free port that counts what it was asked, and that can hang.
+#![allow(dead_code, missing_docs, unreachable_pub, clippy::unwrap_used)]
+
+use std::{
+    collections::HashMap,
+    convert::Infallible,
+    net::SocketAddr,
+    sync::{Arc, Mutex},
+    time::{Duration, Instant},
+};
+
+use bytes::Bytes;
+use http_body_util::Full;
+use hyper::{Request, Response, StatusCode, body::Incoming, service::service_fn};
+use hyper_util::rt::TokioIo;
+use tokio::{net::TcpListener, sync::watch, task::JoinHandle};
+
+/// Long for a machine that is busy.
+const PATIENCE: Duration = Duration::from_secs(20);
+
+pub struct Web {
+    pub address: SocketAddr,
+    state: Arc<State>,
+    task: JoinHandle<()>,
+}
+
+struct State {
+    answers: Mutex<HashMap<String, (u16, Bytes)>>,
+    asked: Mutex<HashMap<String, usize>>,
+    hangs: watch::Sender<bool>,
+}
+
+impl Web {
+    /// Every path is 404 until it is told otherwise.
+    pub async fn start() -> Web {
+        Web::listen(TcpListener::bind("127.0.0.1:0").await.unwrap())
+    }
+
+    pub fn listen(listener: TcpListener) -> Web {
+        let state =
+            Arc::new(State { answers: Mutex::default(), asked: Mutex::default(), hangs: watch::Sender::new(false) });
+        let address = listener.local_addr().unwrap();
+        let task = tokio::spawn(serve(listener, Arc::clone(&state)));
+        Web { address, state, task }
+    }
+
+    pub fn url(&self, path: &str) -> String {
+        format!("http://{}{path}", self.address)
+    }
+
+    /// From now on the path answers this.
+    pub fn says(&self, path: &str, status: u16, body: impl Into<Bytes>) {
+        self.state.answers.lock().unwrap().insert(path.to_owned(), (status, body.into()));
+    }
+
+    /// Requests for the path that have come.
+    pub fn asked(&self, path: &str) -> usize {
+        self.state.asked.lock().unwrap().get(path).copied().unwrap_or(0)
+    }
+
+    /// Requests of any path that have come.
+    pub fn asked_at_all(&self) -> usize {
+        self.state.asked.lock().unwrap().values().sum()
+    }
+
+    /// Waits until the path was asked for so often.
+    pub async fn until_asked(&self, path: &str, times: usize) {
+        let deadline = Instant::now() + PATIENCE;
+        while self.asked(path) < times {
+            assert!(Instant::now() < deadline, "{path} was asked for {} times", self.asked(path));
+            tokio::time::sleep(Duration::from_millis(2)).await;
+        }
+    }
+
+    /// Whether requests wait, those under way too. What they are told is decided when they stop waiting.
+    pub fn hang(&self, hangs: bool) {
+        self.state.hangs.send_replace(hangs);
+    }
+}
+
+impl Drop for Web {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+async fn serve(listener: TcpListener, state: Arc<State>) {
+    let mut connections = tokio::task::JoinSet::new();
+    loop {
+        let (stream, _) = listener.accept().await.unwrap();
+        let state = Arc::clone(&state);
+        connections.spawn(async move {
+            let service = service_fn(|request| answer(request, Arc::clone(&state)));
+            let _ = hyper::server::conn::http1::Builder::new().serve_connection(TokioIo::new(stream), service).await;
+        });
+    }
+}
+
+async fn answer(request: Request<Incoming>, state: Arc<State>) -> Result<Response<Full<Bytes>>, Infallible> {
+    let path = request.uri().path().to_owned();
+    *state.asked.lock().unwrap().entry(path.clone()).or_default() += 1;
+    let mut hangs = state.hangs.subscribe();
+    let _ = hangs.wait_for(|hangs| !hangs).await;
+    let (status, body) = state.answers.lock().unwrap().get(&path).cloned().unwrap_or((404, Bytes::new()));
+    let mut response = Response::new(Full::new(body));
+    *response.status_mut() = StatusCode::from_u16(status).unwrap();
+    Ok(response)
+}

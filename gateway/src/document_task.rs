@@ -324,7 +324,13 @@ impl Task {
     }
 
     fn send(&mut self, to: &[ConnectionId], event: &Event) {
-        let frame = websocket::text_frame(&protocol::event(&self.id, event));
+        let ticket = match event {
+            // A join is one connection's.
+            Event::DocumentJoined(_) => to.first().and_then(|connection| self.access.user(*connection)),
+            _ => None,
+        }
+        .map(|user_id| self.inner.parts.tickets.issue(user_id));
+        let frame = websocket::text_frame(&protocol::event_with_ticket(&self.id, event, ticket.as_deref()));
         let is_snapshot = match event {
             Event::DocumentJoined(joined) => !matches!(joined.content, JoinedContent::Edits(_)),
             Event::Rejoin

@@ -12,6 +12,7 @@ use tokio::sync::{Notify, mpsc, watch};
 
 use crate::{
     bus::Bus, directory::Directory, document_task, lease::Lease, metrics::Metrics, outbox::Outbox, store::Store,
+    tickets::Tickets,
 };
 
 /// Inputs that may wait for one document; then its connections wait to hand in more, which slows only them.
@@ -30,6 +31,8 @@ pub struct Parts {
     pub lease: Lease,
     /// Bounds of a document.
     pub settings: document::Settings,
+    /// Signs what lets people come back first.
+    pub tickets: Tickets,
     /// Counters.
     pub metrics: Metrics,
 }

@@ -4,6 +4,7 @@
 //! the `document` crate, which this process drives.
 
 pub mod admin;
+pub mod admission;
 pub mod auth;
 pub mod bus;
 mod changes;
@@ -25,3 +26,4 @@ pub mod server;
 pub mod sign_in;
 pub mod start;
 pub mod store;
+pub mod tickets;

@@ -26,6 +26,8 @@ pub struct Metrics {
     pub connections: Gauge,
     /// Connections whose CONNECT was accepted.
     pub connections_accepted: Counter,
+    /// Of those admitted, the ones that had a resume ticket.
+    pub connections_resumed: Counter,
     /// Connections refused, by reason.
     pub connections_refused: Family<Refused, Counter>,
     /// CONNECTs that were held because nobody could say who it is.
@@ -58,6 +60,7 @@ impl Default for Metrics {
             registry: Arc::default(),
             connections: Gauge::default(),
             connections_accepted: Counter::default(),
+            connections_resumed: Counter::default(),
             connections_refused: Family::default(),
             connects_held: Counter::default(),
             connects_waiting: Gauge::default(),
@@ -73,6 +76,7 @@ impl Default for Metrics {
         let m = &metrics;
         registry.register("connections", "Connections that are open now", m.connections.clone());
         registry.register("connections_accepted", "Connections signed in", m.connections_accepted.clone());
+        registry.register("connections_resumed", "Connections with a ticket", m.connections_resumed.clone());
         registry.register("connections_refused", "Connections refused, by reason", m.connections_refused.clone());
         registry.register("connects_held", "CONNECTs held for an answer about them", m.connects_held.clone());
         registry.register("connects_waiting", "CONNECTs that are held now", m.connects_waiting.clone());

@@ -4,15 +4,7 @@
 //! client: 503 while draining or full, Engine.IO's JSON for requests that are not Socket.IO over WebSocket. With the
 //! demo, its page.
 
-use std::{
-    convert::Infallible,
-    net::SocketAddr,
-    sync::{
-        Arc, Mutex, PoisonError,
-        atomic::{AtomicBool, Ordering},
-    },
-    time::Duration,
-};
+use std::{convert::Infallible, net::SocketAddr, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use http_body_util::Full;
@@ -30,15 +22,14 @@ use protocol::HandshakeError;
 use tokio::{
     net::{TcpListener, TcpStream},
     sync::{Semaphore, watch},
-    time::Instant,
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
+    admission::{Admission, Later},
     connection::{Attend, Pod},
     demo,
     live::Live,
-    registry::Seat,
 };
 
 /// Where stock clients connect.
@@ -53,17 +44,13 @@ const UPGRADE_TIMEOUT: Duration = Duration::from_secs(10);
 const REQUEST_BYTES_MAX: usize = 32 * 1024;
 /// After a failed accept (no file handles left) it may work again soon.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
-/// What refused clients are told to wait, in seconds: between these two, so that they do not come back together.
-const RETRY_AFTER_S: std::ops::RangeInclusive<u32> = 2..=8;
 
 /// The public port's part of the process.
 pub struct Server {
     pod: Arc<Pod>,
     connections: Box<dyn Attend>,
-    live: watch::Receiver<Live>,
+    admission: Admission,
     allowed_origins: Vec<String>,
-    draining: AtomicBool,
-    rate: Mutex<Rate>,
     requests: Arc<Semaphore>,
     tasks: TaskTracker,
 }
@@ -82,19 +69,10 @@ impl Server {
         live: watch::Receiver<Live>,
         allowed_origins: Vec<String>,
     ) -> Arc<Server> {
-        let rate = Mutex::new(Rate { tokens: f64::from(live.borrow().accept_rate), at: Instant::now() });
+        let admission = Admission::new(live, pod.registry.clone(), pod.metrics.clone(), pod.tickets.clone());
         let requests = Arc::new(Semaphore::new(REQUESTS_MAX));
         let tasks = TaskTracker::new();
-        Arc::new(Server {
-            pod,
-            connections,
-            live,
-            allowed_origins,
-            draining: AtomicBool::new(false),
-            rate,
-            requests,
-            tasks,
-        })
+        Arc::new(Server { pod, connections, admission, allowed_origins, requests, tasks })
     }
 
     /// The pod whose connections these are.
@@ -109,7 +87,7 @@ impl Server {
 
     /// From now on upgrades are refused with 503.
     pub fn drain(&self) {
-        self.draining.store(true, Ordering::Release);
+        self.admission.drain();
     }
 
     /// Takes connections until `stop`.
@@ -181,7 +159,8 @@ impl Server {
         }
         let accept = accept(&request).ok_or(Refusal::Handshake(HandshakeError::BadRequest))?;
         self.check_origin(&request)?;
-        let seat = self.admit()?;
+        let ticket = request.uri().query().and_then(protocol::resume_ticket);
+        let seat = self.admission.admit(ticket).map_err(Refusal::Later)?;
         let upgrade = hyper::upgrade::on(&mut request);
         let server = self.clone();
         self.tasks.spawn(async move {
@@ -213,30 +192,12 @@ impl Server {
         self.pod.metrics.refuse("origin");
         Err(Refusal::Handshake(HandshakeError::Forbidden))
     }
-
-    fn admit(&self) -> Result<Seat, Refusal> {
-        let (max_connections, accept_rate) = {
-            let live = self.live.borrow();
-            (live.max_connections, live.accept_rate)
-        };
-        let refuse = |reason| {
-            self.pod.metrics.refuse(reason);
-            Refusal::Later
-        };
-        if self.draining.load(Ordering::Acquire) {
-            return Err(refuse("draining"));
-        }
-        if !self.rate.lock().unwrap_or_else(PoisonError::into_inner).take(accept_rate, Instant::now()) {
-            return Err(refuse("accept_rate"));
-        }
-        self.pod.registry.admit(max_connections).ok_or_else(|| refuse("max_connections"))
-    }
 }
 
 /// Why a request gets no socket.
 enum Refusal {
     Handshake(HandshakeError),
-    Later,
+    Later(Later),
 }
 
 impl Refusal {
@@ -248,35 +209,14 @@ impl Refusal {
                 response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
                 response
             }
-            Refusal::Later => {
+            Refusal::Later(later) => {
                 let mut response = plain(StatusCode::SERVICE_UNAVAILABLE, "come back later\n");
-                let seconds = rand::random_range(RETRY_AFTER_S);
-                response.headers_mut().insert(RETRY_AFTER, HeaderValue::from(seconds));
+                response.headers_mut().insert(RETRY_AFTER, HeaderValue::from(later.retry_after_s()));
                 // A proxy that reuses the connection would only be refused again.
                 response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
                 response
             }
         }
-    }
-}
-
-/// New connections a second: one second's worth may come at once.
-#[derive(Debug)]
-struct Rate {
-    tokens: f64,
-    at: Instant,
-}
-
-impl Rate {
-    fn take(&mut self, rate: u32, now: Instant) -> bool {
-        let rate = f64::from(rate);
-        self.tokens = (self.tokens + now.saturating_duration_since(self.at).as_secs_f64() * rate).min(rate.max(1.0));
-        self.at = now;
-        let has_one = self.tokens >= 1.0;
-        if has_one {
-            self.tokens -= 1.0;
-        }
-        has_one
     }
 }
 
@@ -299,21 +239,4 @@ fn plain(status: StatusCode, body: &'static str) -> Response<Full<Bytes>> {
     *response.status_mut() = status;
     response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("text/plain; charset=utf-8"));
     response
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[tokio::test]
-    async fn the_accept_rate_lets_one_second_through_at_once_and_no_more() {
-        let start = Instant::now();
-        let mut rate = Rate { tokens: 2.0, at: start };
-        let mut take = |after_ms| rate.take(2, start + Duration::from_millis(after_ms));
-        assert_eq!(
-            [take(0), take(0), take(0), take(400), take(500), take(600)],
-            [true, true, false, false, true, false]
-        );
-        assert_eq!([take(60_000), take(60_000), take(60_000)], [true, true, false]);
-    }
 }

@@ -30,6 +30,7 @@ use crate::{
     server::Server,
     sign_in::SignIn,
     store::{MemoryStore, RedisStore, Servers, Store},
+    tickets::Tickets,
 };
 
 /// How long the store may take to hear that the pod is gone; the lease runs out by itself.
@@ -118,6 +119,7 @@ pub async fn assemble(config: &Config, live: watch::Receiver<Live>, backend: Bac
     let authenticator = Authenticator::new(&config.jwt).context("the keys of tokens")?;
     let directory = Directory::new(store.clone(), trust, config.demo);
     let lease = Lease::start(store.clone());
+    let tickets = Tickets::new(config.resume_key_file.as_deref()).context("--resume-key-file")?;
     let (registry, claims) = Registry::new(lease.pod().clone(), metrics.clone());
     let documents = Documents::new(Parts {
         store: store.clone(),
@@ -125,6 +127,7 @@ pub async fn assemble(config: &Config, live: watch::Receiver<Live>, backend: Bac
         directory: directory.clone(),
         lease: lease.clone(),
         settings: Settings { max_document_bytes: config.document_bytes_max, ..Settings::default() },
+        tickets: tickets.clone(),
         metrics: metrics.clone(),
     });
     let stop = CancellationToken::new();
@@ -141,6 +144,7 @@ pub async fn assemble(config: &Config, live: watch::Receiver<Live>, backend: Bac
         authenticator,
         documents,
         registry,
+        tickets,
         metrics: metrics.clone(),
         limits: Limits { edit_bytes: config.edit_bytes_max },
         ping_interval: config.ping_interval,

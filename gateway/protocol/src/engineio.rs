@@ -109,9 +109,7 @@ impl HandshakeError {
 /// # Errors
 /// The refusal that an Engine.IO server with the WebSocket transport alone would give.
 pub fn check_query(query: &str) -> Result<(), HandshakeError> {
-    let value = |name: &str| {
-        query.split('&').find_map(|pair| pair.split_once('=').filter(|(key, _)| *key == name)).map(|(_, value)| value)
-    };
+    let value = |name| value(query, name);
     if value("transport") != Some("websocket") {
         return Err(HandshakeError::UnknownTransport);
     }
@@ -123,6 +121,16 @@ pub fn check_query(query: &str) -> Result<(), HandshakeError> {
         return Err(HandshakeError::UnknownSid);
     }
     Ok(())
+}
+
+/// The resume ticket in the query string of a request to `/socket.io/`, unchecked.
+pub fn resume_ticket(query: &str) -> Option<&str> {
+    value(query, "resume")
+}
+
+/// The first value of that name; what we look for needs no escapes.
+fn value<'a>(query: &'a str, name: &str) -> Option<&'a str> {
+    query.split('&').filter_map(|pair| pair.split_once('=')).find(|(key, _)| *key == name).map(|(_, value)| value)
 }
 
 #[cfg(test)]

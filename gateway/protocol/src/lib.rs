@@ -14,7 +14,9 @@ mod snapshot;
 mod socketio;
 
 pub use delta::{DeltaJson, decode as decode_delta, parse as parse_delta};
-pub use engineio::{EnginePacket, Handshake, HandshakeError, PING, check_query, decode as decode_engine, open};
+pub use engineio::{
+    EnginePacket, Handshake, HandshakeError, PING, check_query, decode as decode_engine, open, resume_ticket,
+};
 pub use entry::{Unreadable, decode_entry, encode_entry};
 pub use incoming::{
     Auth, ClientEvent, EditEvent, JoinEvent, Limits, Refused, event as client_event, is_client_id, is_document_id,

@@ -10,6 +10,7 @@ use super::{
 use crate::{
     auth::check_public_file,
     live::{self, Live},
+    tickets::Tickets,
 };
 
 impl Flags {
@@ -26,6 +27,10 @@ impl Flags {
         }
         if self.ping_interval.is_zero() || self.ping_timeout.is_zero() {
             return Err(Mistake("--ping-interval and --ping-timeout must be longer than 0s".into()));
+        }
+        if let Some(file) = &self.resume_key_file {
+            Tickets::new(Some(file))
+                .map_err(|error| Mistake(format!("--resume-key-file: {} {error}", file.display())))?;
         }
         let given = live::Partial {
             max_connections: self.max_connections,
@@ -52,6 +57,7 @@ impl Flags {
             demo: self.demo,
             live: Live::from(file.or(given)),
             live_file: self.config,
+            resume_key_file: self.resume_key_file,
         })
     }
 
@@ -61,7 +67,6 @@ impl Flags {
             ("--access-url", self.access_url.is_some()),
             ("--tls-cert-file", self.tls_cert_file.is_some()),
             ("--tls-key-file", self.tls_key_file.is_some()),
-            ("--resume-key-file", self.resume_key_file.is_some()),
         ];
         if let Some((flag, _)) = given.iter().find(|(_, given)| *given) {
             return Err(Mistake(format!("{flag} is not in this version yet: leave it out")));

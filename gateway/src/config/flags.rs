@@ -93,7 +93,7 @@ pub(super) struct Flags {
     /// Not in this version yet.
     #[arg(long, env = "COLLAB_TLS_KEY_FILE")]
     pub(super) tls_key_file: Option<PathBuf>,
-    /// Not in this version yet.
+    /// A file of keys, common to all pods, that sign resume tickets; of several lines the last signs, the last two verify.
     #[arg(long, env = "COLLAB_RESUME_KEY_FILE")]
     pub(super) resume_key_file: Option<PathBuf>,
     /// Between two heartbeats.

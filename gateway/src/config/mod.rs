@@ -33,6 +33,8 @@ pub struct Config {
     pub jwt: Jwt,
     /// Trust the `name` and `avatar` claims instead of a directory.
     pub users_from_claims: bool,
+    /// Keys of resume tickets; `None` means a random one.
+    pub resume_key_file: Option<PathBuf>,
     /// Browsers' `Origin`s that may connect; empty means any.
     pub allowed_origins: Vec<String>,
     /// The largest document, in bytes of UTF-8.
@@ -174,6 +176,7 @@ mod tests {
             (&["--demo", "--ping-interval", "0s"], "--ping-interval"),
             (&["--demo", "--config", "/does/not/exist"], "--config"),
             (&["--demo", "--max-edit-bytes", "0"], "--max-edit-bytes"),
+            (&["--demo", "--resume-key-file", "/does/not/exist"], "--resume-key-file"),
             (&["--no-such-flag"], "--no-such-flag"),
         ] {
             let line = refusal(arguments);

@@ -32,6 +32,7 @@ use crate::{
     outbox::{Ending, Outbox},
     registry::{Registry, Seat},
     sign_in::SignIn,
+    tickets::Tickets,
 };
 
 /// How long a client may take from the upgrade to CONNECT.
@@ -60,6 +61,8 @@ pub struct Pod {
     pub documents: Documents,
     /// All connections.
     pub registry: Registry,
+    /// Checks what lets people come back first.
+    pub tickets: Tickets,
     /// The counters.
     pub metrics: Metrics,
     /// Limits of events.

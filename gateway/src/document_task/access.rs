@@ -38,6 +38,10 @@ impl Accesses {
         self.users.insert(connection, Arc::clone(user_id));
     }
 
+    pub(super) fn user(&self, connection: ConnectionId) -> Option<&Arc<str>> {
+        self.users.get(&connection)
+    }
+
     pub(super) fn left(&mut self, connection: ConnectionId) {
         self.users.remove(&connection);
     }

@@ -126,7 +126,12 @@ pub(crate) struct Client {
 impl Client {
     /// Upgraded; the open packet was read.
     pub(crate) async fn upgraded(gateway: &Gateway) -> Client {
-        let url = format!("ws://{}/socket.io/?EIO=4&transport=websocket", gateway.address);
+        Client::upgraded_with(gateway, "").await
+    }
+
+    /// The same with more in the query string.
+    pub(crate) async fn upgraded_with(gateway: &Gateway, query: &str) -> Client {
+        let url = format!("ws://{}/socket.io/?EIO=4&transport=websocket{query}", gateway.address);
         let (socket, _) = tokio_tungstenite::connect_async(url).await.unwrap();
         let mut client = Client { socket, replies: 0, events: Vec::new() };
         assert!(client.text().await.starts_with("0{\"sid\":\""));

@@ -5,10 +5,10 @@ use serde_json::json;
 
 use crate::harness::{Client, Gateway, sign, token};
 
-const UPGRADE: &str = "Host: x\r\nConnection: keep-alive, Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\n\
+pub(crate) const UPGRADE: &str = "Host: x\r\nConnection: keep-alive, Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\n\
                        Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n";
 
-fn get(query: &str, headers: &str) -> String {
+pub(crate) fn get(query: &str, headers: &str) -> String {
     format!("GET /socket.io/?{query} HTTP/1.1\r\n{headers}\r\n")
 }
 

@@ -324,12 +324,10 @@ impl Task {
     }
 
     fn send(&mut self, to: &[ConnectionId], event: &Event) {
-        let ticket = match event {
-            // A join is one connection's.
-            Event::DocumentJoined(_) => to.first().and_then(|connection| self.access.user(*connection)),
-            _ => None,
-        }
-        .map(|user_id| self.inner.parts.tickets.issue(user_id));
+        // A join is one connection's.
+        let joined = to.first().filter(|_| matches!(event, Event::DocumentJoined(_)));
+        let user_id = joined.and_then(|connection| self.access.user(*connection));
+        let ticket = user_id.map(|user_id| self.inner.parts.tickets.issue(user_id));
         let frame = websocket::text_frame(&protocol::event_with_ticket(&self.id, event, ticket.as_deref()));
         let is_snapshot = match event {
             Event::DocumentJoined(joined) => !matches!(joined.content, JoinedContent::Edits(_)),

@@ -8,6 +8,7 @@ use collab_gateway::{
     config::{Config, Loading},
     drain::{self, Pace},
     live::{self, Live},
+    open_files,
     start::{self, Running},
 };
 use tokio::{net::TcpListener, signal::unix::SignalKind, sync::watch};
@@ -54,6 +55,7 @@ fn main() -> ExitCode {
 async fn run(config: Config) -> anyhow::Result<()> {
     let (settings, live) = watch::channel(config.live.clone());
     follow_settings(&config, settings, live.clone())?;
+    open_files::warn_if_few(open_files::raise_limit(), config.live.max_connections);
     let mut terminate = tokio::signal::unix::signal(SignalKind::terminate()).context("SIGTERM")?;
     let mut interrupt = tokio::signal::unix::signal(SignalKind::interrupt()).context("SIGINT")?;
 

@@ -24,6 +24,8 @@ pub struct Metrics {
     registry: Arc<Registry>,
     /// Connections that are open now.
     pub connections: Gauge,
+    /// Connections that have not been upgraded yet.
+    pub connections_unheard: Gauge,
     /// Connections whose CONNECT was accepted.
     pub connections_accepted: Counter,
     /// Of those admitted, the ones that had a resume ticket.
@@ -59,6 +61,7 @@ impl Default for Metrics {
         let mut metrics = Self {
             registry: Arc::default(),
             connections: Gauge::default(),
+            connections_unheard: Gauge::default(),
             connections_accepted: Counter::default(),
             connections_resumed: Counter::default(),
             connections_refused: Family::default(),
@@ -75,6 +78,7 @@ impl Default for Metrics {
         };
         let m = &metrics;
         registry.register("connections", "Connections that are open now", m.connections.clone());
+        registry.register("connections_unheard", "Connections before the upgrade", m.connections_unheard.clone());
         registry.register("connections_accepted", "Connections signed in", m.connections_accepted.clone());
         registry.register("connections_resumed", "Connections with a ticket", m.connections_resumed.clone());
         registry.register("connections_refused", "Connections refused, by reason", m.connections_refused.clone());

@@ -8,36 +8,33 @@ use std::{convert::Infallible, net::SocketAddr, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use http_body_util::Full;
-use hyper::{
-    Method, Request, Response, StatusCode,
-    body::Incoming,
-    header::{
-        CONNECTION, CONTENT_TYPE, HeaderName, HeaderValue, ORIGIN, RETRY_AFTER, SEC_WEBSOCKET_ACCEPT,
-        SEC_WEBSOCKET_KEY, SEC_WEBSOCKET_VERSION, UPGRADE,
-    },
-    service::service_fn,
-};
+use hyper::{Method, Request, Response, StatusCode, body::Incoming, service::service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use protocol::HandshakeError;
 use tokio::{
     net::{TcpListener, TcpStream},
-    sync::{Semaphore, watch},
+    sync::watch,
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
-    admission::{Admission, Later},
+    admission::{Admission, Arrival},
     connection::{Attend, Pod},
     demo,
     live::Live,
+    unheard::{Turn, Unheard},
+    upgrade::{self, Refusal, plain},
 };
 
 /// Where stock clients connect.
 const PATH: &str = "/socket.io/";
-/// Requests before their upgrade that are served at once; more wait in the kernel's backlog.
-const REQUESTS_MAX: usize = 2048;
-/// A peer that sends no whole request within this time is dropped.
+/// Peers without an upgrade at a time: several seconds of a storm, and with [`REQUEST_BYTES_MAX`] 64 MiB at most.
+const UNHEARD_MAX: usize = 2048;
+/// A peer that sends no whole request within this time is dropped, however many bytes of it come in.
 const HEADER_TIMEOUT: Duration = Duration::from_secs(10);
+/// So long at most a connection is plain HTTP: the demo's page and probes need less, and a peer that does not read its
+/// answers has no other end.
+const HTTP_TIMEOUT: Duration = Duration::from_secs(60);
 /// How long an answered upgrade may take to become a socket.
 const UPGRADE_TIMEOUT: Duration = Duration::from_secs(10);
 /// Headers of browsers with cookies fit; a request needs no more memory than this.
@@ -51,7 +48,7 @@ pub struct Server {
     connections: Box<dyn Attend>,
     admission: Admission,
     allowed_origins: Vec<String>,
-    requests: Arc<Semaphore>,
+    unheard: Unheard,
     tasks: TaskTracker,
 }
 
@@ -70,9 +67,9 @@ impl Server {
         allowed_origins: Vec<String>,
     ) -> Arc<Server> {
         let admission = Admission::new(live, pod.registry.clone(), pod.metrics.clone(), pod.tickets.clone());
-        let requests = Arc::new(Semaphore::new(REQUESTS_MAX));
+        let unheard = Unheard::new(UNHEARD_MAX, pod.metrics.clone());
         let tasks = TaskTracker::new();
-        Arc::new(Server { pod, connections, admission, allowed_origins, requests, tasks })
+        Arc::new(Server { pod, connections, admission, allowed_origins, unheard, tasks })
     }
 
     /// The pod whose connections these are.
@@ -93,8 +90,6 @@ impl Server {
     /// Takes connections until `stop`.
     pub async fn serve(self: Arc<Self>, listener: TcpListener, stop: CancellationToken) {
         loop {
-            // The semaphore is never closed.
-            let Ok(request) = self.requests.clone().acquire_owned().await else { return };
             let accepted = tokio::select! {
                 () = stop.cancelled() => return,
                 accepted = listener.accept() => accepted,
@@ -107,11 +102,12 @@ impl Server {
                     continue;
                 }
             };
-            let server = self.clone();
-            self.tasks.spawn(async move {
-                server.http(stream, peer).await;
-                drop(request);
-            });
+            // A listener that encrypts asks for the other arrival, here, before it shakes hands.
+            if !self.admission.arrives(Arrival::Plain) {
+                continue;
+            }
+            let turn = self.unheard.arrive();
+            self.tasks.spawn(self.clone().http(stream, peer, turn));
         }
     }
 
@@ -121,7 +117,7 @@ impl Server {
         self.tasks.wait().await;
     }
 
-    async fn http(self: Arc<Self>, stream: TcpStream, peer: SocketAddr) {
+    async fn http(self: Arc<Self>, stream: TcpStream, peer: SocketAddr, mut turn: Turn) {
         // Small frames must not wait for each other. Failing that only costs time.
         let _ = stream.set_nodelay(true);
         let service = service_fn(|request| {
@@ -133,10 +129,14 @@ impl Server {
             .header_read_timeout(HEADER_TIMEOUT)
             .max_buf_size(REQUEST_BYTES_MAX)
             .serve_connection(TokioIo::new(stream), service)
-            .with_upgrades()
-            .await;
-        if let Err(error) = served {
-            tracing::debug!(%error, %peer, "a request failed");
+            .with_upgrades();
+        tokio::select! {
+            served = tokio::time::timeout(HTTP_TIMEOUT, served) => match served {
+                Ok(Ok(())) => {}
+                Ok(Err(error)) => tracing::debug!(%error, %peer, "a request failed"),
+                Err(_) => tracing::debug!(%peer, "a connection was plain HTTP for too long"),
+            },
+            () = turn.over() => tracing::debug!(%peer, "a peer that said nothing gave way to others"),
         }
     }
 
@@ -153,18 +153,17 @@ impl Server {
     }
 
     fn socket_io(self: &Arc<Self>, mut request: Request<Incoming>) -> Result<Response<Full<Bytes>>, Refusal> {
-        protocol::check_query(request.uri().query().unwrap_or_default()).map_err(Refusal::Handshake)?;
-        if *request.method() != Method::GET {
-            return Err(Refusal::Handshake(HandshakeError::BadMethod));
+        let accept = upgrade::check(&request)?;
+        if !upgrade::is_allowed_origin(request.headers(), &self.allowed_origins) {
+            self.pod.metrics.refuse("origin");
+            return Err(Refusal::Handshake(HandshakeError::Forbidden));
         }
-        let accept = accept(&request).ok_or(Refusal::Handshake(HandshakeError::BadRequest))?;
-        self.check_origin(&request)?;
         let ticket = request.uri().query().and_then(protocol::resume_ticket);
         let seat = self.admission.admit(ticket).map_err(Refusal::Later)?;
-        let upgrade = hyper::upgrade::on(&mut request);
+        let upgraded = hyper::upgrade::on(&mut request);
         let server = self.clone();
         self.tasks.spawn(async move {
-            let Ok(Ok(upgraded)) = tokio::time::timeout(UPGRADE_TIMEOUT, upgrade).await else { return };
+            let Ok(Ok(upgraded)) = tokio::time::timeout(UPGRADE_TIMEOUT, upgraded).await else { return };
             let Ok(parts) = upgraded.downcast::<TokioIo<TcpStream>>() else { return };
             // A copy, nearly always of nothing: the slice would keep all of hyper's buffer as long as the connection.
             let first = parts.read_buf.to_vec();
@@ -172,71 +171,6 @@ impl Server {
             // A task of its own: what the upgrade needed is not part of the connection.
             server.connections.attend(&server.tasks, seat, parts.io.into_inner(), first);
         });
-        let mut response = Response::new(Full::default());
-        *response.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
-        let headers = response.headers_mut();
-        headers.insert(CONNECTION, HeaderValue::from_static("Upgrade"));
-        headers.insert(UPGRADE, HeaderValue::from_static("websocket"));
-        headers.insert(SEC_WEBSOCKET_ACCEPT, accept);
-        Ok(response)
+        Ok(upgrade::switching(accept))
     }
-
-    fn check_origin(&self, request: &Request<Incoming>) -> Result<(), Refusal> {
-        // Only browsers send it; others may claim what they like anyway.
-        let Some(origin) = request.headers().get(ORIGIN).filter(|_| !self.allowed_origins.is_empty()) else {
-            return Ok(());
-        };
-        if self.allowed_origins.iter().any(|allowed| allowed.as_bytes() == origin.as_bytes()) {
-            return Ok(());
-        }
-        self.pod.metrics.refuse("origin");
-        Err(Refusal::Handshake(HandshakeError::Forbidden))
-    }
-}
-
-/// Why a request gets no socket.
-enum Refusal {
-    Handshake(HandshakeError),
-    Later(Later),
-}
-
-impl Refusal {
-    fn response(self) -> Response<Full<Bytes>> {
-        match self {
-            Refusal::Handshake(error) => {
-                let mut response = plain(StatusCode::BAD_REQUEST, error.body());
-                *response.status_mut() = StatusCode::from_u16(error.status()).unwrap_or(StatusCode::BAD_REQUEST);
-                response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
-                response
-            }
-            Refusal::Later(later) => {
-                let mut response = plain(StatusCode::SERVICE_UNAVAILABLE, "come back later\n");
-                response.headers_mut().insert(RETRY_AFTER, HeaderValue::from(later.retry_after_s()));
-                // A proxy that reuses the connection would only be refused again.
-                response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
-                response
-            }
-        }
-    }
-}
-
-/// The answer to the request's key, if it asks for a WebSocket of version 13.
-fn accept(request: &Request<Incoming>) -> Option<HeaderValue> {
-    let has = |name: HeaderName, wanted: &str| {
-        let values = request.headers().get_all(name);
-        let mut words = values.iter().filter_map(|value| value.to_str().ok()).flat_map(|value| value.split(','));
-        words.any(|word| word.trim().eq_ignore_ascii_case(wanted))
-    };
-    if !has(CONNECTION, "upgrade") || !has(UPGRADE, "websocket") || !has(SEC_WEBSOCKET_VERSION, "13") {
-        return None;
-    }
-    let key = request.headers().get(SEC_WEBSOCKET_KEY)?.to_str().ok()?;
-    HeaderValue::try_from(websocket::accept_key(key)?).ok()
-}
-
-fn plain(status: StatusCode, body: &'static str) -> Response<Full<Bytes>> {
-    let mut response = Response::new(Full::new(Bytes::from_static(body.as_bytes())));
-    *response.status_mut() = status;
-    response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("text/plain; charset=utf-8"));
-    response
 }

@@ -8,6 +8,7 @@ mod admission;
 mod drain;
 mod editing;
 mod harness;
+mod hostile;
 mod public_keys;
 mod refusals;
 #[path = "../signers/mod.rs"]

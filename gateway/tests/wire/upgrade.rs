@@ -21,7 +21,6 @@ async fn requests_that_are_no_socket_get_the_bodies_of_engine_io() {
         (get("EIO=4&transport=websocket&sid=abc", UPGRADE), 1),
         (get(websocket, UPGRADE).replacen("GET", "POST", 1), 2),
         (get(websocket, "Host: x\r\n"), 3),
-        (get(websocket, &UPGRADE.replace("13", "8")), 3),
         (get(websocket, &UPGRADE.replace("dGhl", "")), 3),
         (get("EIO=3&transport=websocket", UPGRADE), 5),
     ] {
@@ -30,6 +29,8 @@ async fn requests_that_are_no_socket_get_the_bodies_of_engine_io() {
         assert!(answer.contains(&format!("{{\"code\":{code},\"message\":")), "{request} got {answer}");
         assert!(answer.contains("content-type: application/json"));
     }
+    let other = gateway.http(&get(websocket, &UPGRADE.replace("13", "8"))).await;
+    assert!(other.starts_with("HTTP/1.1 426 ") && other.contains("sec-websocket-version: 13\r\n"), "{other}");
     assert!(gateway.http("GET /nothing HTTP/1.1\r\nHost: x\r\n\r\n").await.starts_with("HTTP/1.1 404 "));
     gateway.stop().await;
 }

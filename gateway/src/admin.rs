@@ -1,6 +1,6 @@
-//! The admin port: `/livez`, `/readyz`, `/metrics`.
+//! The admin port: `/livez`, `/readyz`, `/metrics`, and `POST /v1/changed` for applications.
 //!
-//! In: HTTP requests from probes and scrapers. Out: what [`State`] says. It shares no listener with clients, so that a
+//! In: HTTP requests from probes, scrapers and applications. Out: what [`State`] says, and words for every pod. It shares no listener with clients, so that a
 //! crowded public port does not make a healthy pod look dead.
 
 use std::{
@@ -14,12 +14,23 @@ use std::{
 };
 
 use bytes::Bytes;
-use http_body_util::Full;
-use hyper::{Method, Request, Response, StatusCode, body::Incoming, header::CONTENT_TYPE, service::service_fn};
+use http_body_util::{BodyExt, Full, Limited};
+use hyper::{
+    Method, Request, Response, StatusCode,
+    body::Incoming,
+    header::{ALLOW, CONTENT_TYPE, HeaderValue},
+    service::service_fn,
+};
 use hyper_util::rt::{TokioIo, TokioTimer};
+use protocol::Change;
+use serde_json::{Map, Value};
 use tokio::{net::TcpListener, task::JoinSet};
 
-use crate::{metrics::Metrics, store::Store};
+use crate::{
+    bus::{Bus, CHANGED_CHANNEL},
+    metrics::Metrics,
+    store::Store,
+};
 
 /// Probes and scrapers that are served at once; more wait in the kernel's backlog.
 const REQUESTS_MAX: usize = 64;
@@ -27,6 +38,8 @@ const REQUESTS_MAX: usize = 64;
 const HEADER_TIMEOUT: Duration = Duration::from_secs(5);
 /// A store that takes longer to answer is not there, as far as readiness goes.
 const STORE_TIMEOUT: Duration = Duration::from_secs(2);
+/// A change is two ids.
+const CHANGE_BYTES_MAX: usize = 4096;
 /// OpenMetrics' own type.
 const METRICS_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 
@@ -35,13 +48,14 @@ const METRICS_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset
 pub struct State {
     metrics: Metrics,
     store: Store,
+    bus: Bus,
     draining: Arc<AtomicBool>,
 }
 
 impl State {
     /// Ready as soon as the store answers.
-    pub fn new(metrics: Metrics, store: Store) -> Self {
-        Self { metrics, store, draining: Arc::default() }
+    pub fn new(metrics: Metrics, store: Store, bus: Bus) -> Self {
+        Self { metrics, store, bus, draining: Arc::default() }
     }
 
     /// From now on `/readyz` says no.
@@ -54,9 +68,13 @@ impl State {
         if self.draining.load(Ordering::Acquire) {
             return Err("draining");
         }
+        self.store_answers().await
+    }
+
+    async fn store_answers(&self) -> Result<(), &'static str> {
         match tokio::time::timeout(STORE_TIMEOUT, self.store.ping()).await {
             Ok(Ok(())) => Ok(()),
-            Ok(Err(_)) | Err(_) => Err("the store does not answer"),
+            Ok(Err(_)) | Err(_) => Err("the store does not answer\n"),
         }
     }
 }
@@ -85,10 +103,14 @@ pub async fn serve(listener: TcpListener, state: State, stop: impl Future<Output
 }
 
 async fn answer(request: Request<Incoming>, state: State) -> Result<Response<Full<Bytes>>, Infallible> {
-    if request.method() != Method::GET {
-        return Ok(text(StatusCode::METHOD_NOT_ALLOWED, "only GET\n"));
-    }
+    let is_get = *request.method() == Method::GET;
     Ok(match request.uri().path() {
+        "/v1/changed" if *request.method() == Method::POST => match changed(request, &state).await {
+            Ok(()) => text(StatusCode::ACCEPTED, "every pod is told\n"),
+            Err((status, why)) => text(status, why),
+        },
+        "/v1/changed" => only("POST"),
+        "/livez" | "/readyz" | "/metrics" if !is_get => only("GET"),
         "/livez" => text(StatusCode::OK, "ok\n"),
         "/readyz" => match state.ready().await {
             Ok(()) => text(StatusCode::OK, "ok\n"),
@@ -96,11 +118,61 @@ async fn answer(request: Request<Incoming>, state: State) -> Result<Response<Ful
         },
         "/metrics" => {
             let mut response = text(StatusCode::OK, state.metrics.text());
-            response.headers_mut().insert(CONTENT_TYPE, hyper::header::HeaderValue::from_static(METRICS_TYPE));
+            response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(METRICS_TYPE));
             response
         }
-        _ => text(StatusCode::NOT_FOUND, "there are /livez, /readyz and /metrics here\n"),
+        _ => text(StatusCode::NOT_FOUND, "there are /livez, /readyz, /metrics and /v1/changed here\n"),
     })
+}
+
+/// Tells every pod, this one among them, what an application changed.
+async fn changed(request: Request<Incoming>, state: &State) -> Result<(), (StatusCode, String)> {
+    let bad = |why: &str| (StatusCode::BAD_REQUEST, format!("{why}\n"));
+    let reading = Limited::new(request.into_body(), CHANGE_BYTES_MAX).collect();
+    let body = tokio::time::timeout(HEADER_TIMEOUT, reading)
+        .await
+        .map_err(|_| (StatusCode::REQUEST_TIMEOUT, "the body did not come\n".to_owned()))?
+        .map_err(|_| bad(&format!("the body must have at most {CHANGE_BYTES_MAX} bytes")))?
+        .to_bytes();
+    let change = read_change(&body).map_err(|why| bad(&why))?;
+    // A message that nobody can carry would be lost without a word. Pods read everything again after such a time.
+    state.store_answers().await.map_err(|why| (StatusCode::SERVICE_UNAVAILABLE, why.to_owned()))?;
+    state.bus.publish(CHANGED_CHANNEL, protocol::encode_change(&change).into());
+    Ok(())
+}
+
+fn read_change(body: &[u8]) -> Result<Change, String> {
+    const FORM: &str = "write a JSON object with documentId, userId, both or none";
+    let fields: Map<String, Value> =
+        serde_json::from_slice(body).map_err(|error| format!("the body is no JSON object ({error}): {FORM}"))?;
+    let mut change = Change::default();
+    for (name, value) in fields {
+        let id = match value {
+            Value::Null => continue,
+            Value::String(id) => id,
+            Value::Number(id) if name == "userId" && !id.is_f64() => id.to_string(),
+            Value::Number(_) | Value::Bool(_) | Value::Array(_) | Value::Object(_) => {
+                return Err(format!("{name} must be a string: {FORM}"));
+            }
+        };
+        match name.as_str() {
+            "documentId" if protocol::is_document_id(&id) => change.document_id = Some(id.into()),
+            "documentId" => {
+                return Err("documentId must have 1 to 128 characters, each a letter, a digit or one of . _ ~ -".into());
+            }
+            "userId" if protocol::is_user_id(&id) => change.user_id = Some(id.into()),
+            "userId" => return Err("userId must have 1 to 256 bytes and no control characters".into()),
+            // A misspelt name would mean that everything changed.
+            other => return Err(format!("{other:?} is unknown: {FORM}")),
+        }
+    }
+    Ok(change)
+}
+
+fn only(method: &'static str) -> Response<Full<Bytes>> {
+    let mut response = text(StatusCode::METHOD_NOT_ALLOWED, format!("only {method}\n"));
+    response.headers_mut().insert(ALLOW, HeaderValue::from_static(method));
+    response
 }
 
 fn text(status: StatusCode, body: impl Into<Bytes>) -> Response<Full<Bytes>> {

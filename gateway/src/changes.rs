@@ -1,42 +1,98 @@
-//! What applications say they changed, carried to whoever must know on this pod.
+//! What applications say they changed, carried to whoever must know on this pod; and what nobody said, found by looking.
 //!
-//! In: `collab:changed`, as the bus heard it. Out: forgotten cache entries, accesses that open documents read again, and
-//! closed connections of users whom the directory does not know any more.
+//! In: `collab:changed`, as the bus heard it; answers that turned out to be old; time. Out: forgotten answers, accesses
+//! that open documents read again, and closed connections of users whom the directory does not know any more.
 
+use std::{sync::Arc, time::Duration};
+
+use futures_util::StreamExt;
 use protocol::Change;
-use tokio::sync::broadcast::{self, error::RecvError};
+use tokio::{
+    sync::{
+        broadcast::{self, error::RecvError},
+        mpsc,
+    },
+    task::JoinSet,
+    time::{Instant, interval_at},
+};
 
-use crate::{bus::ServerWide, directory::Directory, documents::Documents, outbox::Ending, registry::Registry};
+use crate::{
+    bus::ServerWide,
+    directory::{Directory, Known},
+    documents::Documents,
+    outbox::Ending,
+    registry::Registry,
+};
 
-/// Carries changes for good.
+/// Without a word of a change a user is read again after this time (CONTRACT section 2).
+const LOOK_AGAIN: Duration = Duration::from_secs(60);
+/// Users that are read at once: few, because nobody waits for it.
+const LOOKS_MAX: usize = 16;
+/// Users who were said to have changed and are read at once; the minute's look finds the others.
+const CHANGED_MAX: usize = 256;
+
+/// Carries changes for good. It never waits for anybody who answers slowly: the next change may be about an access.
 pub(crate) async fn hear(
     mut said: broadcast::Receiver<ServerWide>,
+    mut news: mpsc::Receiver<Change>,
     directory: Directory,
     documents: Documents,
     registry: Registry,
 ) {
+    let mut looks = JoinSet::new();
     loop {
-        let Change { document_id, user_id } = match said.recv().await {
-            Ok(ServerWide::Claim(_)) => continue,
-            Ok(ServerWide::Changed(change)) => change,
-            // Anything may have been said.
-            Ok(ServerWide::Missed) | Err(RecvError::Lagged(_)) => Change::default(),
-            Err(RecvError::Closed) => return,
-        };
-        if document_id.is_none() {
-            directory.forget(user_id.as_deref()).await;
-        }
-        documents.access_changed(document_id.as_deref(), user_id.as_ref()).await;
-        let Some(user_id) = user_id.filter(|_| document_id.is_none()) else { continue };
-        match directory.still_knows(&user_id).await {
-            Ok(true) => {}
-            Ok(false) => {
-                for outbox in registry.outboxes_of(&user_id) {
-                    // The client comes back by itself and is told why it may not.
-                    outbox.close(Ending::Transport { code: 1008, reason: "user not found" });
-                }
+        let change = tokio::select! {
+            Some(_) = looks.join_next() => continue,
+            // What the directory found out by itself is not to be forgotten.
+            Some(change) = news.recv() => change,
+            heard = said.recv() => {
+                let change = match heard {
+                    Ok(ServerWide::Claim(_)) => continue,
+                    Ok(ServerWide::Changed(change)) => change,
+                    // Anything may have been said.
+                    Ok(ServerWide::Missed) | Err(RecvError::Lagged(_)) => Change::default(),
+                    Err(RecvError::Closed) => return,
+                };
+                directory.forget(&change);
+                change
             }
-            Err(error) => tracing::debug!(%error, "a changed user cannot be read; the next sign-in will"),
+        };
+        documents.access_changed(change.document_id.as_deref(), change.user_id.as_ref()).await;
+        let Some(user_id) = change.user_id.filter(|_| change.document_id.is_none()) else { continue };
+        if looks.len() < CHANGED_MAX {
+            let (directory, registry) = (directory.clone(), registry.clone());
+            looks.spawn(async move {
+                directory.unshare(&user_id).await;
+                if !registry.outboxes_of(&user_id).is_empty() {
+                    look_again(&directory, &registry, user_id).await;
+                }
+            });
         }
+    }
+}
+
+/// Reads everybody who is signed in again, once a minute, for good.
+pub(crate) async fn look_again_at_users(directory: Directory, registry: Registry) {
+    if !directory.has_users() {
+        return std::future::pending().await;
+    }
+    let mut minutes = interval_at(Instant::now() + LOOK_AGAIN, LOOK_AGAIN);
+    loop {
+        minutes.tick().await;
+        let users = futures_util::stream::iter(registry.users());
+        users.for_each_concurrent(LOOKS_MAX, |user_id| look_again(&directory, &registry, user_id)).await;
+    }
+}
+
+async fn look_again(directory: &Directory, registry: &Registry, user_id: Arc<str>) {
+    match directory.look_again(&user_id).await {
+        Ok(Known::ByClaims | Known::As(_)) => {}
+        Ok(Known::Gone) => {
+            for outbox in registry.outboxes_of(&user_id) {
+                // The client comes back by itself and is told why it may not.
+                outbox.close(Ending::Transport { code: 1008, reason: "user not found" });
+            }
+        }
+        Err(error) => tracing::debug!(%error, "a user cannot be read again; the next look or sign-in will"),
     }
 }

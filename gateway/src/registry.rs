@@ -4,7 +4,7 @@
 //! back when it is dropped, claims for the other pods, and ids that are unique over pods and restarts.
 
 use std::{
-    collections::HashMap,
+    collections::{HashMap, HashSet},
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicU64, Ordering},
@@ -114,6 +114,12 @@ impl Registry {
         let table = self.table();
         let theirs = table.editors.iter().filter(|(editor, _)| *editor.user_id == *user_id);
         theirs.filter_map(|(_, claimed)| table.connections.get(&claimed.id).cloned()).collect()
+    }
+
+    /// Everybody who is signed in at this moment, once.
+    pub fn users(&self) -> Vec<Arc<str>> {
+        let users: HashSet<_> = self.table().editors.keys().map(|editor| editor.user_id.clone()).collect();
+        users.into_iter().collect()
     }
 
     /// The outboxes of all connections at this moment.

@@ -117,7 +117,7 @@ pub async fn assemble(config: &Config, live: watch::Receiver<Live>, backend: Bac
     let Backend { store, bus, trust } = backend;
     let metrics = Metrics::default();
     let authenticator = Authenticator::new(&config.jwt).context("the keys of tokens")?;
-    let directory = Directory::new(store.clone(), trust, config.demo);
+    let (directory, news) = Directory::new(store.clone(), trust, config.demo, &config.webhooks)?;
     let lease = Lease::start(store.clone());
     let tickets = Tickets::new(config.resume_key_file.as_deref()).context("--resume-key-file")?;
     let (registry, claims) = Registry::new(lease.pod().clone(), metrics.clone());
@@ -136,9 +136,10 @@ pub async fn assemble(config: &Config, live: watch::Receiver<Live>, backend: Bac
     tasks.spawn(tell_claims(bus.clone(), claims));
     let (every_pod, said) = broadcast::channel(SERVER_WIDE_BEHIND_MAX);
     tasks.spawn(hear_claims(said, registry.clone()));
-    tasks.spawn(changes::hear(every_pod.subscribe(), directory.clone(), documents.clone(), registry.clone()));
+    tasks.spawn(changes::hear(every_pod.subscribe(), news, directory.clone(), documents.clone(), registry.clone()));
+    tasks.spawn(changes::look_again_at_users(directory.clone(), registry.clone()));
     // Whoever else wants to hear subscribes to `every_pod` before this.
-    tasks.spawn(hear_server_wide(bus, every_pod));
+    tasks.spawn(hear_server_wide(bus.clone(), every_pod));
     let pod = Pod {
         sign_in: SignIn::new(authenticator.clone(), directory, metrics.clone()),
         authenticator,
@@ -153,7 +154,7 @@ pub async fn assemble(config: &Config, live: watch::Receiver<Live>, backend: Bac
     };
     Ok(Running {
         server: Server::new(Arc::new(pod), live, config.allowed_origins.clone()),
-        admin: admin::State::new(metrics, store),
+        admin: admin::State::new(metrics, store, bus),
         owned: Owned { lease, stop, tasks },
     })
 }

@@ -27,7 +27,8 @@ pub use outgoing::{
     invalid_namespace, refused_answer, token_expiring, token_refreshed, token_refused,
 };
 pub use peer::{
-    Change, Claim, decode_change, decode_claim, decode_member, decode_peer, encode_claim, encode_member, encode_peer,
+    Change, Claim, decode_change, decode_claim, decode_member, decode_peer, encode_change, encode_claim, encode_member,
+    encode_peer,
 };
 pub use snapshot::{decode_snapshot, encode_snapshot};
 pub use socketio::{DISCONNECT, MAX_ATTACHMENTS, Packet, decode as decode_packet};

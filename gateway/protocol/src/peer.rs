@@ -164,17 +164,36 @@ pub fn decode_change(text: &str) -> Result<Change, Unreadable> {
     let change: ChangeJson<'_> = serde_json::from_str(text).map_err(damaged)?;
     Ok(Change {
         document_id: change.document_id.as_deref().map(Arc::from),
-        user_id: change.user_id.as_deref().map(Arc::from),
+        user_id: change.user_id.map(|id| match id {
+            IdJson::Text(id) => Arc::from(&*id),
+            IdJson::Number(id) => id.to_string().into(),
+        }),
     })
 }
 
-#[derive(Deserialize)]
+/// A change as `collab:changed` carries it.
+pub fn encode_change(change: &Change) -> String {
+    let Change { document_id, user_id } = change;
+    let user_id = user_id.as_deref().map(|id| IdJson::Text(id.into()));
+    json(&ChangeJson { document_id: document_id.as_deref().map(Cow::from), user_id })
+}
+
+#[derive(Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 struct ChangeJson<'a> {
-    #[serde(borrow, default)]
+    #[serde(borrow, default, skip_serializing_if = "Option::is_none")]
     document_id: Option<Cow<'a, str>>,
-    #[serde(borrow, default)]
-    user_id: Option<Cow<'a, str>>,
+    #[serde(borrow, default, skip_serializing_if = "Option::is_none")]
+    user_id: Option<IdJson<'a>>,
+}
+
+/// Applications whose users have numbers publish them as they are.
+#[derive(Serialize, Deserialize)]
+#[serde(untagged)]
+enum IdJson<'a> {
+    #[serde(borrow)]
+    Text(Cow<'a, str>),
+    Number(serde_json::Number),
 }
 
 #[derive(Serialize, Deserialize)]
@@ -286,5 +305,23 @@ mod tests {
         let golden = r#"{"userId":"u","clientId":"c","pod":"p","connection":8,"at":17}"#;
         assert_eq!(encode_claim(&claim), golden);
         assert_eq!(decode_claim(golden), Ok(claim));
+    }
+
+    #[test]
+    fn a_change_names_what_it_names_and_numbers_are_ids_too() {
+        let change = |document: Option<&str>, user: Option<&str>| Change {
+            document_id: document.map(Into::into),
+            user_id: user.map(Into::into),
+        };
+        for (text, expected) in [
+            ("{}", change(None, None)),
+            (r#"{"documentId":"d"}"#, change(Some("d"), None)),
+            (r#"{"documentId":"d","userId":"u\n"}"#, change(Some("d"), Some("u\n"))),
+        ] {
+            assert_eq!(decode_change(text).as_ref(), Ok(&expected), "{text}");
+            assert_eq!(encode_change(&expected), text);
+        }
+        assert_eq!(decode_change(r#"{"userId":42,"documentId":null,"more":1}"#), Ok(change(None, Some("42"))));
+        assert!(decode_change(r#"{"userId":["u"]}"#).is_err());
     }
 }

@@ -9,9 +9,6 @@ use serde_json::Value;
 
 use super::{DEMO_PREFIX, Denial};
 
-/// CONTRACT section 1.
-const USER_ID_BYTES_MAX: usize = 256;
-
 /// What a good token says.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Claims {
@@ -77,8 +74,7 @@ fn user_id(value: &Value) -> Option<String> {
         Value::Number(number) if number.is_i64() || number.is_u64() => number.to_string(),
         Value::Null | Value::Bool(_) | Value::Number(_) | Value::Array(_) | Value::Object(_) => return None,
     };
-    let usable = (1..=USER_ID_BYTES_MAX).contains(&id.len()) && !id.chars().any(char::is_control);
-    usable.then_some(id)
+    protocol::is_user_id(&id).then_some(id)
 }
 
 fn text(value: Value) -> Option<String> {

@@ -69,7 +69,11 @@ fn claim(message: &Bytes) -> Option<ServerWide> {
     protocol::decode_claim(text).ok().map(ServerWide::Claim)
 }
 
+/// An application that says something unreadable means something: then it may be anything.
 fn change(message: &Bytes) -> Option<ServerWide> {
-    let text = std::str::from_utf8(message).ok()?;
-    protocol::decode_change(text).ok().map(ServerWide::Changed)
+    let decoded = std::str::from_utf8(message).ok().and_then(|text| protocol::decode_change(text).ok());
+    if decoded.is_none() {
+        tracing::warn!("a message on {CHANGED_CHANNEL} that cannot be read: everything is read again");
+    }
+    Some(decoded.map_or(ServerWide::Missed, ServerWide::Changed))
 }

@@ -9,6 +9,7 @@ use super::{
 };
 use crate::{
     auth::check_public_file,
+    directory::Urls,
     live::{self, Live},
     tickets::Tickets,
 };
@@ -18,6 +19,7 @@ impl Flags {
         self.refuse_what_is_not_built()?;
         let redis = self.redis()?;
         let jwt = self.jwt(redis.is_some())?;
+        let webhooks = self.webhooks()?;
         for (flag, bytes) in
             [("--max-document-bytes", self.max_document_bytes), ("--max-edit-bytes", self.max_edit_bytes)]
         {
@@ -48,6 +50,7 @@ impl Flags {
             redis,
             jwt,
             users_from_claims: self.users_from_claims,
+            webhooks,
             allowed_origins: self.allowed_origins.into_iter().filter(|origin| !origin.is_empty()).collect(),
             document_bytes_max: self.max_document_bytes,
             edit_bytes_max: self.max_edit_bytes,
@@ -62,12 +65,8 @@ impl Flags {
     }
 
     fn refuse_what_is_not_built(&self) -> Result<(), Mistake> {
-        let given = [
-            ("--user-directory-url", self.user_directory_url.is_some()),
-            ("--access-url", self.access_url.is_some()),
-            ("--tls-cert-file", self.tls_cert_file.is_some()),
-            ("--tls-key-file", self.tls_key_file.is_some()),
-        ];
+        let given =
+            [("--tls-cert-file", self.tls_cert_file.is_some()), ("--tls-key-file", self.tls_key_file.is_some())];
         if let Some((flag, _)) = given.iter().find(|(_, given)| *given) {
             return Err(Mistake(format!("{flag} is not in this version yet: leave it out")));
         }
@@ -108,6 +107,26 @@ impl Flags {
             jwks_url,
             issuer: self.jwt_issuer.clone(),
             audience: self.jwt_audience.clone(),
+        })
+    }
+
+    fn webhooks(&self) -> Result<Urls, Mistake> {
+        if self.user_directory_url.is_some() && self.users_from_claims {
+            return Err(Mistake(
+                "--user-directory-url and --users-from-claims exclude each other: leave one out".into(),
+            ));
+        }
+        let url = |flag: &str, text: &Option<String>| match text {
+            None => Ok(None),
+            Some(text) => match web_url(flag, text)? {
+                // Something is appended to it.
+                url if url.query().is_some() => Err(Mistake(format!("{flag} must not have a query (?…)"))),
+                url => Ok(Some(url)),
+            },
+        };
+        Ok(Urls {
+            users: url("--user-directory-url", &self.user_directory_url)?,
+            access: url("--access-url", &self.access_url)?,
         })
     }
 

@@ -54,13 +54,14 @@ pub(super) struct Flags {
     /// The `aud` claim that tokens must have.
     #[arg(long, env = "COLLAB_JWT_AUDIENCE")]
     pub(super) jwt_audience: Option<String>,
-    /// Not in this version yet.
+    /// A webhook that knows users: GET <url>/users/<id> answers {"name", "avatar"?}, or 404.
     #[arg(long, env = "COLLAB_USER_DIRECTORY_URL")]
     pub(super) user_directory_url: Option<String>,
     /// Trust `name` and `avatar` claims instead of a directory.
     #[arg(long, env = "COLLAB_USERS_FROM_CLAIMS", num_args = 0..=1, default_value = "false", default_missing_value = "true")]
     pub(super) users_from_claims: bool,
-    /// Not in this version yet.
+    /// A webhook that knows accesses, in place of keys: GET <url>/documents/<id>/access/<userId> answers
+    /// {"role": "write"}, comment or read, or 404.
     #[arg(long, env = "COLLAB_ACCESS_URL")]
     pub(super) access_url: Option<String>,
     /// Connections that this pod admits; beyond it upgrades are refused with 503.

@@ -13,7 +13,7 @@ use clap::Parser;
 use hyper::Uri;
 
 use self::flags::Flags;
-use crate::live::Live;
+use crate::{directory::Urls, live::Live};
 
 /// A configuration that cannot work: one line that names the flag and says what to write.
 #[derive(Debug, thiserror::Error)]
@@ -35,6 +35,8 @@ pub struct Config {
     pub users_from_claims: bool,
     /// Keys of resume tickets; `None` means a random one.
     pub resume_key_file: Option<PathBuf>,
+    /// Who else is asked about people and their access.
+    pub webhooks: Urls,
     /// Browsers' `Origin`s that may connect; empty means any.
     pub allowed_origins: Vec<String>,
     /// The largest document, in bytes of UTF-8.
@@ -173,6 +175,9 @@ mod tests {
             (&["--demo", "--jwks-url", "ftp://keys"], "--jwks-url"),
             (&["--demo", "--jwks-url", "https://name:word@keys/set"], "--jwks-url"),
             (&["--demo", "--jwt-public-key-file", "/does/not/exist"], "--jwt-public-key-file"),
+            (&["--demo", "--user-directory-url", "people"], "--user-directory-url"),
+            (&["--demo", "--access-url", "http://x/y?z=1"], "--access-url"),
+            (&["--demo", "--user-directory-url", "http://x", "--users-from-claims"], "--user-directory-url"),
             (&["--demo", "--ping-interval", "0s"], "--ping-interval"),
             (&["--demo", "--config", "/does/not/exist"], "--config"),
             (&["--demo", "--max-edit-bytes", "0"], "--max-edit-bytes"),

@@ -113,7 +113,7 @@ impl Task {
         }
         self.start(async move {
             tokio::time::sleep(after).await;
-            let role = parts.directory.role(&id, &user_id).await;
+            let role = parts.directory.role_now(&id, &user_id).await;
             Done::Access { user_id, epoch, role }
         });
     }

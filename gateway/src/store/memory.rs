@@ -92,6 +92,12 @@ impl MemoryStore {
         Ok(self.lock().values.get(key).cloned())
     }
 
+    /// One pod alone has nobody to keep it for.
+    #[expect(clippy::unused_self, clippy::unnecessary_wraps, reason = "the same as for the shared store")]
+    pub(super) fn set_for_a_while(&self, _: &str, _: Option<&Bytes>, _: u64) -> Result<(), StoreError> {
+        Ok(())
+    }
+
     pub(super) fn open(&self, document: &str, creation: Option<&Creation>) -> Result<Option<Opened>, StoreError> {
         let mut inner = self.lock();
         if !inner.documents.contains_key(document) {

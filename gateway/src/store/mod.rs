@@ -31,7 +31,7 @@ pub use memory::MemoryStore;
 pub use notice::Notice;
 pub use redis::RedisStore;
 pub(crate) use resp::Reply;
-pub(crate) use rules::continues;
+pub(crate) use rules::{continues, role};
 pub use servers::Servers;
 pub(crate) use slots::slot;
 pub(crate) use view::View;
@@ -280,6 +280,18 @@ impl Store {
     pub async fn user(&self, user: &str) -> Result<Option<Bytes>, StoreError> {
         let key = format!("user:{user}");
         either!(self, store => store.application_value(&key))
+    }
+
+    /// What the user directory told one of the pods not long ago.
+    pub async fn told_user(&self, user: &str) -> Result<Option<Bytes>, StoreError> {
+        let key = format!("cache:user:{user}");
+        either!(self, store => store.application_value(&key))
+    }
+
+    /// Keeps what the user directory told for the other pods, for `life_s` seconds; `None` removes it.
+    pub async fn tell_user(&self, user: &str, told: Option<&Bytes>, life_s: u64) -> Result<(), StoreError> {
+        let key = format!("cache:user:{user}");
+        either!(self, store => store.set_for_a_while(&key, told, life_s))
     }
 
     /// What the application lets a user do with a document; `None`: nothing.

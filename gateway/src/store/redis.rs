@@ -57,6 +57,20 @@ impl RedisStore {
         Ok(value.map(Bytes::from))
     }
 
+    pub(super) async fn set_for_a_while(
+        &self,
+        key: &str,
+        value: Option<&Bytes>,
+        life_s: u64,
+    ) -> Result<(), StoreError> {
+        let mut command = Cmd::new();
+        match value {
+            Some(value) => command.arg("SET").arg(key).arg(&value[..]).arg("EX").arg(life_s),
+            None => command.arg("DEL").arg(key),
+        };
+        self.rest.query(key, &command).await
+    }
+
     pub(super) async fn open(&self, document: &str, creation: Option<&Creation>) -> Result<Option<Opened>, StoreError> {
         for _ in 0..OPEN_ATTEMPTS {
             let answer = self.open_once(document, creation).await?;

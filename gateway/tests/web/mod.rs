@@ -74,7 +74,7 @@ impl Web {
         }
     }
 
-    /// Whether requests wait, those under way too. What they are told is decided when they stop waiting.
+    /// Whether requests wait, those under way too. What they are told is decided when they come.
     pub fn hang(&self, hangs: bool) {
         self.state.hangs.send_replace(hangs);
     }
@@ -100,10 +100,10 @@ async fn serve(listener: TcpListener, state: Arc<State>) {
 
 async fn answer(request: Request<Incoming>, state: Arc<State>) -> Result<Response<Full<Bytes>>, Infallible> {
     let path = request.uri().path().to_owned();
-    *state.asked.lock().unwrap().entry(path.clone()).or_default() += 1;
+    let (status, body) = state.answers.lock().unwrap().get(&path).cloned().unwrap_or((404, Bytes::new()));
+    *state.asked.lock().unwrap().entry(path).or_default() += 1;
     let mut hangs = state.hangs.subscribe();
     let _ = hangs.wait_for(|hangs| !hangs).await;
-    let (status, body) = state.answers.lock().unwrap().get(&path).cloned().unwrap_or((404, Bytes::new()));
     let mut response = Response::new(Full::new(body));
     *response.status_mut() = StatusCode::from_u16(status).unwrap();
     Ok(response)

@@ -16,3 +16,4 @@ mod signers;
 mod upgrade;
 #[path = "../web/mod.rs"]
 mod web;
+mod webhooks;

@@ -1,0 +1,496 @@
+//! What the pod remembers of answers, and that it asks once for many who want to know.
+//!
+//! In: keys, how to ask for them, and words that something changed. Out: answers. An answer is kept under the moment its
+//! question was put: one that was under way when a change was heard is neither stored nor given to anybody, but asked
+//! for again.
+
+use std::{
+    collections::HashMap,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
+
+use futures_util::{
+    FutureExt,
+    future::{BoxFuture, Shared, WeakShared},
+};
+use tokio::time::{Instant, sleep};
+
+use crate::store::StoreError;
+
+/// An answer is relied on for this long (CONTRACT section 2).
+pub(super) const FRESH: Duration = Duration::from_secs(60);
+/// One that is older than this is given and asked for again behind the caller's back.
+const RECENT: Duration = Duration::from_secs(5);
+/// Preferred to no answer for this long (CONTRACT section 1).
+const STALE: Duration = Duration::from_secs(24 * 3600);
+/// Nobody waits longer for an answer.
+const PATIENCE: Duration = Duration::from_secs(8);
+/// After a failure a stale answer is given at once for this long, so that a source that hangs costs one client its time
+/// and not all.
+const AILING: Duration = Duration::from_secs(5);
+/// Between attempts, twice as long each time.
+const PAUSE: Duration = Duration::from_millis(100);
+/// Changes that are remembered one by one; beyond it everything counts as changed.
+const MARKS_MAX: usize = 10_000;
+/// Questions under way; beyond it they are put without being shared.
+const FLIGHTS_MAX: usize = 50_000;
+
+/// An answer: what there is, or that there is nothing.
+pub(super) type Answer<V> = Option<V>;
+/// Asks the source itself.
+pub(super) type Ask<V> = Arc<dyn Fn(Wish) -> Flying<V> + Send + Sync>;
+
+/// A question under way, shared by whoever waits for it.
+type Landing<V> = Shared<Flying<V>>;
+type Flying<V> = BoxFuture<'static, Result<Asked<V>, StoreError>>;
+
+/// What a caller relies on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(super) enum Wish {
+    /// On an answer of the last minute.
+    Recent,
+    /// On what the source says now.
+    Now,
+}
+
+/// What a source said.
+#[derive(Debug, Clone)]
+pub(super) struct Asked<V> {
+    pub(super) answer: Answer<V>,
+    /// How old it is already, where another pod had asked.
+    pub(super) age: Duration,
+}
+
+/// Answers by key. Cheap to clone.
+#[derive(Clone)]
+pub(super) struct Memory<V> {
+    inner: Arc<Inner<V>>,
+}
+
+struct Inner<V> {
+    entries: moka::sync::Cache<Arc<str>, Entry<V>>,
+    state: Mutex<State<V>>,
+    /// A no is relied on for this long.
+    fresh_no: Duration,
+    /// Whether an answer may be used, if there is no better one, though anything may have changed since.
+    survives_all: bool,
+}
+
+#[derive(Clone)]
+struct Entry<V> {
+    answer: Answer<V>,
+    /// Its question's number.
+    number: u64,
+    at: Instant,
+}
+
+struct State<V> {
+    /// Numbers questions and changes in their order.
+    last: u64,
+    everything_changed: u64,
+    changed: HashMap<Arc<str>, u64>,
+    flights: HashMap<(Arc<str>, Wish), Flight<V>>,
+    ailing_until: Option<Instant>,
+}
+
+struct Flight<V> {
+    number: u64,
+    landing: WeakShared<Flying<V>>,
+}
+
+/// What somebody wants to know: its key, and the names that a change calls it by.
+#[derive(Debug, Clone)]
+pub(super) struct Question {
+    pub(super) key: Arc<str>,
+    pub(super) parts: Vec<Arc<str>>,
+}
+
+impl<V: Clone + PartialEq + Send + Sync + 'static> Memory<V> {
+    /// Of at most so many answers.
+    pub(super) fn new(entries_max: u64, fresh_no: Duration, survives_all: bool) -> Memory<V> {
+        let state = State {
+            last: 0,
+            everything_changed: 0,
+            changed: HashMap::new(),
+            flights: HashMap::new(),
+            ailing_until: None,
+        };
+        let entries = moka::sync::Cache::builder().max_capacity(entries_max).time_to_live(STALE).build();
+        Memory { inner: Arc::new(Inner { entries, state: Mutex::new(state), fresh_no, survives_all }) }
+    }
+
+    /// The answer, from memory as far as the wish allows. `differs` is called if an answer that was given from memory
+    /// turns out to be old.
+    ///
+    /// # Errors
+    /// When there is no answer, not even a stale one.
+    pub(super) async fn get(
+        &self,
+        question: &Question,
+        wish: Wish,
+        ask: &Ask<V>,
+        differs: impl FnOnce(Answer<V>) + Send + 'static,
+    ) -> Result<Answer<V>, StoreError> {
+        if wish == Wish::Recent
+            && let Some(entry) = self.remembered(question).filter(|entry| self.is_fresh(entry))
+        {
+            if entry.at.elapsed() > RECENT {
+                self.ask_behind(question, ask, entry.answer.clone(), differs);
+            }
+            return Ok(entry.answer);
+        }
+        if self.is_ailing()
+            && let Some(entry) = self.stale(question)
+        {
+            self.ask_behind(question, ask, entry.answer.clone(), differs);
+            return Ok(entry.answer);
+        }
+        let by = Instant::now() + PATIENCE;
+        let mut pause = PAUSE;
+        loop {
+            let (number, landing) = self.fly(question, wish, ask);
+            match landing.await {
+                Ok(asked) if self.counts(question, number) => {
+                    if wish == Wish::Recent && asked.age > FRESH {
+                        self.ask_behind(question, ask, asked.answer.clone(), differs);
+                    }
+                    return Ok(asked.answer);
+                }
+                // A change was heard meanwhile.
+                Ok(_) if Instant::now() < by => {}
+                Ok(_) => return Err(StoreError::Unavailable("it changes faster than it can be asked for".into())),
+                Err(error) => {
+                    if let Some(entry) = self.stale(question) {
+                        return Ok(entry.answer);
+                    }
+                    if !error.is_passing() || Instant::now() + pause >= by {
+                        return Err(error);
+                    }
+                    sleep(pause.mul_f64(rand::random_range(0.5..1.0))).await;
+                    pause *= 2;
+                }
+            }
+        }
+    }
+
+    /// What is called by one of these names has changed.
+    pub(super) fn forget(&self, part: &Arc<str>) {
+        let mut state = self.inner.state();
+        state.last += 1;
+        let now = state.last;
+        if state.changed.len() >= MARKS_MAX && !state.changed.contains_key(part) {
+            state.changed.clear();
+            state.everything_changed = now;
+            // Some of what is forgotten was named, and nobody knows any more what.
+            self.inner.entries.invalidate_all();
+        } else {
+            state.changed.insert(Arc::clone(part), now);
+        }
+    }
+
+    /// Anything may have changed.
+    pub(super) fn forget_all(&self) {
+        let mut state = self.inner.state();
+        state.last += 1;
+        state.everything_changed = state.last;
+    }
+
+    /// The answer that is remembered, unless it was forgotten.
+    fn remembered(&self, question: &Question) -> Option<Entry<V>> {
+        let entry = self.inner.entries.get(&question.key)?;
+        self.inner.state().counts(question, entry.number).then_some(entry)
+    }
+
+    /// An answer that is better than none; a stale no is none, because it would be a statement about the user.
+    fn stale(&self, question: &Question) -> Option<Entry<V>> {
+        let entry = self.inner.entries.get(&question.key)?;
+        let state = self.inner.state();
+        let counts = if self.inner.survives_all {
+            !state.is_named(question, entry.number)
+        } else {
+            state.counts(question, entry.number)
+        };
+        (counts && entry.answer.is_some() && entry.at.elapsed() < STALE).then_some(entry)
+    }
+
+    fn counts(&self, question: &Question, number: u64) -> bool {
+        self.inner.state().counts(question, number)
+    }
+
+    fn is_fresh(&self, entry: &Entry<V>) -> bool {
+        entry.at.elapsed() < if entry.answer.is_some() { FRESH } else { self.inner.fresh_no }
+    }
+
+    fn is_ailing(&self) -> bool {
+        self.inner.state().ailing_until.is_some_and(|until| Instant::now() < until)
+    }
+
+    fn ask_behind(
+        &self,
+        question: &Question,
+        ask: &Ask<V>,
+        given: Answer<V>,
+        differs: impl FnOnce(Answer<V>) + Send + 'static,
+    ) {
+        let is_under_way = self.inner.state().flights.contains_key(&(question.key.clone(), Wish::Now));
+        if is_under_way {
+            return;
+        }
+        let (memory, question) = (self.clone(), question.clone());
+        let (number, landing) = self.fly(&question, Wish::Now, ask);
+        tokio::spawn(async move {
+            if let Ok(asked) = landing.await
+                && memory.counts(&question, number)
+                && asked.answer != given
+            {
+                differs(asked.answer);
+            }
+        });
+    }
+
+    /// The question, put or joined while it is under way, and its number. It ends when nobody waits for it any more.
+    fn fly(&self, question: &Question, wish: Wish, ask: &Ask<V>) -> (u64, Landing<V>) {
+        let key = (Arc::clone(&question.key), wish);
+        let mut state = self.inner.state();
+        if let Some(flight) = state.flights.get(&key).filter(|flight| state.counts(question, flight.number))
+            && let Some(landing) = flight.landing.upgrade()
+        {
+            return (flight.number, landing);
+        }
+        state.last += 1;
+        let number = state.last;
+        let end = Landed { inner: Arc::clone(&self.inner), key: key.clone(), number };
+        let (inner, question, asking) = (Arc::clone(&self.inner), question.clone(), ask(wish));
+        let landing = async move {
+            let _end = end;
+            let at = Instant::now();
+            let result = asking.await;
+            inner.landed(&question, number, at, &result);
+            result
+        };
+        let landing = landing.boxed().shared();
+        if state.flights.len() < FLIGHTS_MAX
+            && let Some(weak) = landing.downgrade()
+        {
+            state.flights.insert(key, Flight { number, landing: weak });
+        }
+        (number, landing)
+    }
+}
+
+impl<V: Clone + Send + Sync + 'static> Inner<V> {
+    fn landed(&self, question: &Question, number: u64, at: Instant, result: &Result<Asked<V>, StoreError>) {
+        let mut state = self.state();
+        match result {
+            Ok(asked) => {
+                state.ailing_until = None;
+                let at = at.checked_sub(asked.age).unwrap_or(at);
+                let is_newer = |entry: Entry<V>| state.counts(question, entry.number) && entry.at > at;
+                if state.counts(question, number) && !self.entries.get(&question.key).is_some_and(is_newer) {
+                    let entry = Entry { answer: asked.answer.clone(), number, at };
+                    self.entries.insert(Arc::clone(&question.key), entry);
+                }
+            }
+            Err(_) => state.ailing_until = Some(Instant::now() + AILING),
+        }
+    }
+
+    fn state(&self) -> MutexGuard<'_, State<V>> {
+        // Nothing can panic while it is held.
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl<V> State<V> {
+    /// Whether no change was heard since the question of this number.
+    fn counts(&self, question: &Question, number: u64) -> bool {
+        number > self.everything_changed && !self.is_named(question, number)
+    }
+
+    /// Whether a change since then named it.
+    fn is_named(&self, question: &Question, number: u64) -> bool {
+        question.parts.iter().any(|part| self.changed.get(part).is_some_and(|changed| *changed > number))
+    }
+}
+
+/// Takes a question out when it is answered or given up.
+struct Landed<V> {
+    inner: Arc<Inner<V>>,
+    key: (Arc<str>, Wish),
+    number: u64,
+}
+
+impl<V> Drop for Landed<V> {
+    fn drop(&mut self) {
+        let mut state = self.inner.state.lock().unwrap_or_else(PoisonError::into_inner);
+        if state.flights.get(&self.key).is_some_and(|flight| flight.number == self.number) {
+            state.flights.remove(&self.key);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    use tokio::sync::{mpsc, watch};
+
+    use super::*;
+
+    /// A source that says what it is set to, or nothing while it is away.
+    #[derive(Clone)]
+    struct Source {
+        says: watch::Sender<Option<Answer<u32>>>,
+        asked: Arc<AtomicUsize>,
+        /// How long an answer takes after it was decided.
+        takes: Duration,
+        /// How old its answers are for those who take recent ones.
+        age: Duration,
+    }
+
+    impl Source {
+        fn new(takes: Duration) -> Source {
+            Source { says: watch::Sender::new(Some(Some(1))), asked: Arc::default(), takes, age: Duration::ZERO }
+        }
+
+        fn ask(&self) -> Ask<u32> {
+            let source = self.clone();
+            Arc::new(move |wish| {
+                let source = source.clone();
+                let asking = async move {
+                    source.asked.fetch_add(1, Ordering::SeqCst);
+                    let said = *source.says.borrow();
+                    sleep(source.takes).await;
+                    let age = if wish == Wish::Recent { source.age } else { Duration::ZERO };
+                    let answer = said.ok_or_else(|| StoreError::Unavailable("away".into()))?;
+                    Ok(Asked { answer, age })
+                };
+                asking.boxed()
+            })
+        }
+
+        fn asked(&self) -> usize {
+            self.asked.load(Ordering::SeqCst)
+        }
+    }
+
+    fn question() -> Question {
+        Question { key: "k".into(), parts: vec!["k".into()] }
+    }
+
+    async fn get(memory: &Memory<u32>, source: &Source, wish: Wish) -> Result<Answer<u32>, StoreError> {
+        memory.get(&question(), wish, &source.ask(), |_| {}).await
+    }
+
+    fn memory(survives_all: bool) -> Memory<u32> {
+        Memory::new(100, Duration::from_secs(5), survives_all)
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_answer_is_kept_for_a_minute_and_a_no_for_some_seconds() {
+        let (memory, source) = (memory(true), Source::new(Duration::from_millis(10)));
+        assert_eq!(get(&memory, &source, Wish::Recent).await.unwrap(), Some(1));
+        assert_eq!(get(&memory, &source, Wish::Recent).await.unwrap(), Some(1));
+        assert_eq!(source.asked(), 1);
+        source.says.send_replace(Some(None));
+        sleep(Duration::from_secs(59)).await;
+        // Given once more, and found to be old behind the caller's back.
+        let (tell, mut told) = mpsc::channel(1);
+        let differs = move |answer| tell.try_send(answer).unwrap();
+        assert_eq!(memory.get(&question(), Wish::Recent, &source.ask(), differs).await.unwrap(), Some(1));
+        assert_eq!(told.recv().await, Some(None));
+        assert_eq!((get(&memory, &source, Wish::Recent).await.unwrap(), source.asked()), (None, 2));
+        source.says.send_replace(Some(Some(2)));
+        sleep(Duration::from_secs(6)).await;
+        assert_eq!((get(&memory, &source, Wish::Recent).await.unwrap(), source.asked()), (Some(2), 3));
+        source.says.send_replace(Some(Some(3)));
+        assert_eq!(get(&memory, &source, Wish::Now).await.unwrap(), Some(3));
+        assert_eq!(get(&memory, &source, Wish::Recent).await.unwrap(), Some(3));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_stale_answer_is_better_than_none_for_a_day_and_a_stale_no_never() {
+        let (memory, source) = (memory(true), Source::new(Duration::from_secs(2)));
+        assert_eq!(get(&memory, &source, Wish::Recent).await.unwrap(), Some(1));
+        source.says.send_replace(None);
+        sleep(Duration::from_secs(23 * 3600)).await;
+        let started = Instant::now();
+        assert_eq!(get(&memory, &source, Wish::Recent).await.unwrap(), Some(1));
+        assert_eq!(started.elapsed(), Duration::from_secs(2));
+        // The source is known to be away: nobody else waits for it.
+        assert_eq!(get(&memory, &source, Wish::Now).await.unwrap(), Some(1));
+        assert_eq!(started.elapsed(), Duration::from_secs(2));
+        sleep(Duration::from_secs(2 * 3600)).await;
+        let started = Instant::now();
+        assert!(get(&memory, &source, Wish::Recent).await.is_err());
+        assert!(started.elapsed() <= Duration::from_secs(11), "{:?}", started.elapsed());
+        source.says.send_replace(Some(None));
+        assert_eq!(get(&memory, &source, Wish::Recent).await.unwrap(), None);
+        source.says.send_replace(None);
+        sleep(Duration::from_secs(6)).await;
+        assert!(get(&memory, &source, Wish::Recent).await.is_err(), "no is a statement that must be true now");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_was_asked_before_a_change_is_neither_given_nor_kept() {
+        let (memory, source) = (memory(true), Source::new(Duration::from_secs(1)));
+        for forget in [|memory: &Memory<u32>| memory.forget(&"k".into()), Memory::forget_all] {
+            source.says.send_replace(Some(Some(1)));
+            forget(&memory);
+            let change = async {
+                sleep(Duration::from_millis(500)).await;
+                source.says.send_replace(Some(Some(2)));
+                forget(&memory);
+                // Whoever comes now does not get the old answer either.
+                get(&memory, &source, Wish::Recent).await
+            };
+            let (first, second) = tokio::join!(get(&memory, &source, Wish::Recent), change);
+            assert_eq!((first.unwrap(), second.unwrap()), (Some(2), Some(2)));
+            assert_eq!(get(&memory, &source, Wish::Recent).await.unwrap(), Some(2));
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_forgotten_answer_is_not_even_a_stale_one_unless_only_everything_was_said_to_change() {
+        for (survives_all, expected) in [(true, true), (false, false)] {
+            let (memory, source) = (memory(survives_all), Source::new(Duration::ZERO));
+            assert_eq!(get(&memory, &source, Wish::Recent).await.unwrap(), Some(1));
+            source.says.send_replace(None);
+            memory.forget_all();
+            assert_eq!(get(&memory, &source, Wish::Recent).await.is_ok(), expected);
+            memory.forget(&"k".into());
+            assert!(get(&memory, &source, Wish::Recent).await.is_err());
+        }
+        // More changes than are remembered one by one.
+        let (memory, source) = (memory(true), Source::new(Duration::ZERO));
+        assert_eq!(get(&memory, &source, Wish::Recent).await.unwrap(), Some(1));
+        source.says.send_replace(Some(Some(2)));
+        memory.forget(&"k".into());
+        for number in 0..=MARKS_MAX {
+            memory.forget(&number.to_string().into());
+        }
+        assert_eq!(get(&memory, &source, Wish::Recent).await.unwrap(), Some(2));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_question_ends_when_nobody_waits_for_it_and_leaves_nothing_behind() {
+        let (memory, source) = (memory(true), Source::new(Duration::from_secs(100)));
+        let waiting = tokio::time::timeout(Duration::from_secs(1), get(&memory, &source, Wish::Recent)).await;
+        assert!(waiting.is_err());
+        assert!(memory.inner.state().flights.is_empty());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_answer_of_another_pod_is_given_and_asked_for_again() {
+        let memory = memory(true);
+        let source = Source { age: Duration::from_secs(1800), ..Source::new(Duration::from_millis(1)) };
+        assert_eq!(get(&memory, &source, Wish::Recent).await.unwrap(), Some(1));
+        source.says.send_replace(Some(Some(2)));
+        sleep(Duration::from_secs(1)).await;
+        // What the other pod was told was given at once; by now this pod has its own answer, and keeps that.
+        assert_eq!(source.asked(), 2);
+        assert_eq!(get(&memory, &source, Wish::Recent).await.unwrap(), Some(2));
+        assert_eq!(source.asked(), 2);
+    }
+}

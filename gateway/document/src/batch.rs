@@ -134,7 +134,8 @@ impl Document {
         let Some(own) = self.source_mut(source).and_then(|connection| connection.chain.front_mut()) else { return };
         let after = *own.refused_after.get_or_insert(next_fetch);
         if fetched < after || !caught_up {
-            self.fetch_wanted |= self.fetches < after;
+            // A fetch that was given up is not answered any more, whatever comes of it.
+            self.fetch_wanted |= self.fetches < after || self.fetching.is_none();
             return;
         }
         match source {

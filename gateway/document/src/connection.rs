@@ -18,6 +18,8 @@ pub(crate) struct Connection {
     pub(crate) chain: Chain,
     /// Edits that name a version which this pod does not have yet, and those behind them.
     pub(crate) inbox: VecDeque<Edit>,
+    /// The version that `document-joined` told.
+    pub(crate) joined_version: Version,
     /// The lowest number that this session takes; those below are ignored.
     pub(crate) next_seq: u64,
     /// The highest number of this client that is in the log or was taken in this session.
@@ -96,6 +98,7 @@ impl Connection {
             stage: Stage::Joined,
             chain: std::mem::take(&mut self.chain),
             inbox: VecDeque::new(),
+            joined_version: 0,
             next_seq: 1,
             taken_seq: 0,
             last_seq: 0,
@@ -112,6 +115,7 @@ impl Connection {
     pub(crate) fn reset(&mut self) {
         self.chain = Chain::default();
         self.inbox.clear();
+        self.joined_version = 0;
         self.next_seq = 1;
         self.taken_seq = 0;
         self.last_seq = 0;

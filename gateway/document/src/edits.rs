@@ -3,10 +3,12 @@
 //! In: edits of one connection, in order. Out: pending edits in the connection's chain, or a refusal, which ends the
 //! session for edits. Numbers are taken in order; a number that the log has already is answered with its version.
 
+use std::sync::Arc;
+
 use ot::{Delta, Op};
 
 use crate::{
-    Answer, Code, Command, ConnectionId, Document, Edit, Identity, Refusal, ReplyId, Role, Version,
+    Answer, Canonical, Code, Command, ConnectionId, Document, Edit, Identity, Refusal, ReplyId, Role, Version,
     chain::Own,
     connection::{Connection, Stage},
 };
@@ -26,8 +28,14 @@ impl Document {
         };
         let full = match &mut connection.stage {
             Stage::Joined => {
-                // The client sends it again under its new session.
-                if sessions && edit.session.as_ref().is_some_and(|session| *session != connection.session) {
+                // The client sends it again under its new session, unless it is in the log already.
+                if sessions && !belongs(&edit, connection) {
+                    let committed = edit.seq.filter(|seq| edit.session.is_none() && *seq <= connection.last_seq);
+                    if let Some(seq) = committed {
+                        let last = connection.last_version;
+                        let version = self.kept_version(id, seq).unwrap_or(last);
+                        self.acknowledge(id, edit.reply, Some(seq), version);
+                    }
                     return;
                 }
                 if connection.inbox.len() < MAX_WAITING_EDITS {
@@ -129,20 +137,24 @@ impl Document {
 
     /// An edit that was in the log before this session began.
     fn accept_committed(&mut self, id: ConnectionId, edit: Edit, seq: u64) {
+        let kept = self.kept_version(id, seq);
         let Some(connection) = self.connections.get_mut(&id) else { return };
-        let floor = self.history.floor();
-        let committed = self.history.after(floor).and_then(|mut entries| {
-            entries.find(|entry| {
-                !entry.identity.by_gateway && entry.identity.seq == seq && entry.identity.id == connection.client_id
-            })
-        });
-        let version = committed.map(|entry| entry.at.version);
-        if let Some(version) = version {
+        if let Some(version) = kept {
             // Those behind it may be relative to it. Where it cannot be placed they cannot either, and are refused.
             let _ = connection.chain.add_committed(&self.history, edit.version, edit.ops, version);
         }
-        let version = version.unwrap_or(connection.last_version);
+        let version = kept.unwrap_or(connection.last_version);
         self.acknowledge(id, edit.reply, Some(seq), version);
+    }
+
+    /// The version of an edit of this connection's client, while its canonical form is kept.
+    fn kept_version(&self, id: ConnectionId, seq: u64) -> Option<Version> {
+        let client_id = &self.connections.get(&id)?.client_id;
+        let mut kept = self.history.after(self.history.floor())?;
+        let is_it = |entry: &&Arc<Canonical>| {
+            !entry.identity.by_gateway && entry.identity.seq == seq && entry.identity.id == *client_id
+        };
+        kept.find(is_it).map(|entry| entry.at.version)
     }
 
     /// Refuses an edit, which ends the session for edits.
@@ -277,6 +289,16 @@ pub(crate) fn allowed(role: Role, ops: &Delta) -> bool {
             }
             Op::Insert { .. } | Op::Embed { .. } | Op::Delete { .. } => false,
         }),
+    }
+}
+
+/// Whether the client had taken `document-joined` when it sent this edit. One that names no session but a version below
+/// that of the join was under way meanwhile: whoever counts its edits carries it over what the join told and sends it
+/// again, and the two forms need not be the same. Whoever does not count them never would.
+fn belongs(edit: &Edit, connection: &Connection) -> bool {
+    match &edit.session {
+        Some(session) => *session == connection.session,
+        None => edit.seq.is_none() || edit.version >= connection.joined_version,
     }
 }
 

@@ -81,6 +81,7 @@ impl Document {
                     stage: Stage::Joining(Box::new(joining)),
                     chain: Chain::default(),
                     inbox: VecDeque::new(),
+                    joined_version: 0,
                     next_seq: 1,
                     taken_seq: 0,
                     last_seq: 0,
@@ -303,6 +304,7 @@ impl Document {
         let (active_users, active_count) = (self.active_users(&user.id), self.presence.crowd().count());
         let Some(connection) = self.connections.get_mut(&id) else { return };
         connection.present = true;
+        connection.joined_version = at.version;
         connection.taken_seq = connection.taken_seq.max(connection.last_seq);
         let joined = Joined {
             at: at.clone(),

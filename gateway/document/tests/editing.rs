@@ -145,12 +145,12 @@ fn a_number_that_is_in_the_log_is_answered_with_its_version() {
     let mut desk = Desk::new();
     desk.append(entry("c1", 1, "far", 0, insert(0, "x")));
     desk.append(entry("c1", 2, "far", 1, insert(0, "y")));
-    desk.join(1);
-    desk.edit(1, 0, 1, insert(0, "x"));
-    desk.edit(1, 0, 2, insert(0, "y"));
-    assert_eq!(desk.take(1), [Got::Answer(1, Ok(Answer::Version(1))), Got::Answer(2, Ok(Answer::Version(2)))]);
     // What follows is relative to both.
-    desk.edit(1, 0, 3, insert(2, "z"));
+    let early = [insert(0, "x"), insert(0, "y"), insert(2, "z")];
+    let early = (1..).zip(early).map(|(seq, ops)| edit(1, 0, Some(seq), ops)).collect();
+    desk.input(Input::Join(Join { early, ..join(1) }));
+    let answers: Vec<_> = desk.take(1).into_iter().filter(|got| matches!(got, Got::Answer(1..=3, _))).collect();
+    assert_eq!(answers, [1, 2, 3].map(|version| Got::Answer(version, Ok(Answer::Version(version)))));
     assert_eq!(desk.text(), "yxzabc");
 }
 

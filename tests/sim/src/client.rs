@@ -44,6 +44,8 @@ pub struct Client {
     pub afresh: bool,
     /// It sends neither numbers nor sessions, and forgets what is not confirmed when it joins again.
     pub plain: bool,
+    /// Joins of this connection that are not answered.
+    pub joins: usize,
 }
 
 /// What the client cannot have been sent.
@@ -64,6 +66,7 @@ impl Client {
             live: false,
             afresh: false,
             plain: false,
+            joins: 0,
         }
     }
 
@@ -105,7 +108,7 @@ impl Client {
     /// # Errors
     /// A version is missing, or the edit does not fit.
     pub fn on_edit(&mut self, entry: &Canonical) -> Result<(), Broken> {
-        if self.plain && !self.live {
+        if self.is_deaf() {
             return Ok(());
         }
         if self.is_new(&entry.at)? {
@@ -121,7 +124,7 @@ impl Client {
     /// # Errors
     /// A version is missing, or it is not the first unconfirmed edit.
     pub fn on_committed(&mut self, at: &Point, seq: Option<u64>) -> Result<(), Broken> {
-        if self.plain && !self.live {
+        if self.is_deaf() {
             return Ok(());
         }
         if self.is_new(at)? {
@@ -186,8 +189,15 @@ impl Client {
         self.session = Some(joined.session.clone());
         let (next, due) = (self.first_seq(), joined.last_seq + 1);
         let rename = !self.plain && (next > due || is_first && next != due);
-        self.live = !rename;
+        // Without sessions it cannot tell of which join an edit is: it waits until all are answered.
+        self.live = !rename && !self.plain;
         Ok(rename)
+    }
+
+    /// The acknowledgement of a join, which comes right behind its `document-joined`.
+    pub fn on_join_answered(&mut self) {
+        self.joins = self.joins.saturating_sub(1);
+        self.live |= self.plain && self.joins == 0;
     }
 
     /// Goes on as another client.
@@ -233,6 +243,11 @@ impl Client {
         }
         self.shown = compose(&self.shown, &ops)?;
         Ok(())
+    }
+
+    /// What comes is of a session that ended, perhaps on a history that is lost: the next content tells it anew.
+    fn is_deaf(&self) -> bool {
+        self.afresh || self.plain && !self.live
     }
 
     fn is_new(&self, at: &Point) -> Result<bool, Broken> {

@@ -41,6 +41,8 @@ pub struct Options {
     pub unchecked_chain: bool,
     /// Write down what clients go through.
     pub record: bool,
+    /// Print every message, call and reply as it happens.
+    pub trace: bool,
 }
 
 /// What came of a run.

@@ -87,10 +87,16 @@ impl World {
     pub(crate) fn hear(&mut self, client: usize) -> Result<(), Broken> {
         let Some(id) = self.present[client] else { return Ok(()) };
         let got = self.connections.get_mut(&id).and_then(|connection| connection.got.pop_front());
+        self.trace(|| format!("client {client} hears {got:?}"));
         match got {
             None | Some(Got::Edited { answer: Ok(_), .. }) => Ok(()),
+            Some(Got::JoinAnswered) => {
+                self.clients[client].on_join_answered();
+                Ok(())
+            }
             Some(Got::JoinFailed) => {
                 self.counts.meet(Met::FailedJoin);
+                self.clients[client].joins -= 1;
                 self.send_join(client, id, true);
                 Ok(())
             }

@@ -55,6 +55,7 @@ impl World {
 
     /// Nobody waits for the pod's calls any more; they may arrive all the same, at once or much later.
     fn abandon_calls(&mut self, pod: usize) {
+        self.replicas.forget(pod);
         for job in std::mem::take(&mut self.pods[pod].jobs) {
             if let Job::Commit(batch) = job {
                 match self.random.below(3) {
@@ -84,8 +85,7 @@ impl World {
             if self.random.one_in(3) {
                 // The server has cut off a subscriber that did not read: the gateway hears that it missed something.
                 self.pods[pod].published.clear();
-                let after = self.pods[pod].document.head().clone();
-                self.pods[pod].jobs.push_back(Job::Fetch { after });
+                self.pods[pod].published.push_back(Input::Missed);
             }
             return Ok(());
         }
@@ -118,6 +118,16 @@ impl World {
         let Some(job) = self.pods[pod].jobs.remove(index) else { return Ok(()) };
         if lost {
             self.counts.meet(Met::LostReply);
+        }
+        if let Job::Wait { ticket } = job {
+            if lost || !self.pods[pod].proven {
+                // What the document stands at may be lost: a follower of this primary says nothing of it.
+                self.pods[pod].jobs.push_back(job);
+                self.pods[pod].prove_head();
+            } else {
+                self.wait_for_follower(pod, ticket);
+            }
+            return Ok(());
         }
         let replies = match job.clone() {
             Job::Lookup { connection, clients, after } => {
@@ -160,22 +170,26 @@ impl World {
                 inputs
             }
             Job::Fetch { .. } => vec![Input::Forked],
+            Job::Wait { .. } => Vec::new(),
             Job::Save(snapshot) => {
-                self.replica.save(&snapshot, self.now_ms);
+                self.replicas.save(&snapshot, self.now_ms);
                 match self.store.save(&snapshot.at, Snapshot::clone(&snapshot), self.now_ms) {
                     Saving::Stored | Saving::Stale => vec![Input::Saved(snapshot.at.version)],
                     Saving::Forked => vec![Input::Forked],
                 }
             }
         };
-        self.pods[pod].replies.push_back(replies);
+        self.pods[pod].answer(replies);
+        if let (Job::Fetch { after }, Some(reply)) = (job, self.pods[pod].replies.back_mut()) {
+            reply.after = Some(after).filter(|after| self.store.has(after));
+        }
         Ok(())
     }
 
     /// Runs the commit script and publishes what it appended.
     pub(crate) fn commit(&mut self, batch: &Batch) -> CommitReply {
         let before = self.store.version();
-        self.replica.commit(batch, self.now_ms);
+        self.replicas.commit(batch, self.now_ms);
         let answer = self.store.commit(&batch.head, batch.floor, &new_entries(&batch.entries), self.now_ms);
         let Some((verdicts, part)) = answer else {
             return CommitReply { verdicts: Vec::new(), tail: Vec::new(), more: false, forked: true };
@@ -215,9 +229,12 @@ impl World {
     pub(crate) fn reply(&mut self, pod: usize) -> Result<(), Broken> {
         let reorder = self.has(Fault::Reorder);
         let index = if reorder { self.random.below(self.pods[pod].replies.len()) } else { 0 };
-        for input in self.pods[pod].replies.remove(index).unwrap_or_default() {
+        let Some(reply) = self.pods[pod].replies.remove(index) else { return Ok(()) };
+        let (era, proves) = (reply.era, reply.proves());
+        for input in reply.inputs {
             self.input(pod, input)?;
         }
+        self.pods[pod].told(era, proves.as_ref());
         Ok(())
     }
 
@@ -230,7 +247,11 @@ impl World {
 
     /// Hands an input to a pod's document and carries out what comes of it.
     pub(crate) fn input(&mut self, pod: usize, input: Input) -> Result<(), Broken> {
+        if !matches!(input, Input::Tick) {
+            self.trace(|| format!("pod {pod} <- {input:?}"));
+        }
         for command in self.pods[pod].document.handle(input, self.now_ms) {
+            self.trace(|| format!("pod {pod} -> {command:?}"));
             match command {
                 Command::Send { to, event } => {
                     self.count_event(&event, to.len());
@@ -251,8 +272,8 @@ impl World {
                         self.pods[other].published.push_back(input);
                     }
                 }
-                Command::WritePresence(_) => self.pods[pod].replies.push_back(vec![Input::PresenceWritten(true)]),
-                Command::ReadPresence => self.pods[pod].replies.push_back(vec![Input::PresenceUnread]),
+                Command::WritePresence(_) => self.pods[pod].answer(vec![Input::PresenceWritten(true)]),
+                Command::ReadPresence => self.pods[pod].answer(vec![Input::PresenceUnread]),
                 Command::WatchPods(_) => {}
                 Command::PauseReading { connection, pause } => {
                     if let Some(connection) = self.connections.get_mut(&connection) {
@@ -260,7 +281,7 @@ impl World {
                     }
                 }
                 // Acknowledgements do not wait here yet: `durable_acks` is off.
-                Command::MakeDurable { ticket } => self.pods[pod].replies.push_back(vec![Input::Durable { ticket }]),
+                Command::MakeDurable { ticket } => self.pods[pod].jobs.push_back(Job::Wait { ticket }),
                 Command::Reopen => return self.reopen(pod),
             }
         }
@@ -274,6 +295,9 @@ impl World {
                 JoinedContent::Edits(_) => Met::JoinByEntries,
                 JoinedContent::Text(_) | JoinedContent::Ops(_) => Met::JoinByContent,
             }),
+            Event::Error(refusal) if refusal.code == Code::NotDurableYet => {
+                self.counts.meet_times(Met::NotDurableYet, times);
+            }
             Event::Edit(_)
             | Event::EditCommitted { .. }
             | Event::AccessChanged { .. }

@@ -59,6 +59,7 @@ impl Profile {
             mutation,
             ..Settings::default()
         };
+        let settings = Settings { durable_acks: schedule.replicated, ..settings };
         let rules = Rules {
             window_entries: window as u64,
             tail_entries: 2 + random.below(6),
@@ -76,7 +77,7 @@ impl Profile {
         }
         people[last / 2].plain = random.one_in(4) && has(Fault::Plain);
         people.truncate(schedule.clients.max(1));
-        Self {
+        let mut profile = Self {
             clients: people,
             pods: pods.min(schedule.pods).max(1),
             settings,
@@ -84,6 +85,11 @@ impl Profile {
             root: ["abc", "abc", ""][random.below(3)],
             edits_max: if hot { 120 } else { 60 },
             fails_over: random.one_in(4),
+        };
+        if schedule.replicated {
+            profile.fails_over |= random.below(4) > 0;
+            profile.settings.durable_waiting = 2 + random.below(20);
         }
+        profile
     }
 }

@@ -1,7 +1,7 @@
-//! A primary, and a follower that is a little behind.
+//! A primary, and followers that are a little behind.
 //!
-//! In: what changes the primary. Out: a follower that has a beginning of it, and that takes the primary's place when that
-//! is lost: what it had not been told is gone.
+//! In: what changes the primary. Out: followers that have a beginning of it, of which one takes the primary's place when
+//! that is lost: what it had not been told is gone. A pod may wait until a follower has all that the primary has.
 
 use std::collections::VecDeque;
 
@@ -12,6 +12,7 @@ use crate::{
     counts::Met,
     log::{Log, new_entries},
     pod::Job,
+    store::BrokenRule,
     world::World,
 };
 
@@ -20,64 +21,148 @@ use crate::{
 enum Change {
     Commit(Batch, u64),
     Save(Box<Snapshot>, u64),
+    /// A write that is there to be waited for.
+    Mark,
 }
 
-/// The follower, and what is on its way to it.
+/// The followers, and what is on its way to them.
 #[derive(Debug)]
-pub(crate) struct Replica {
-    follower: Log,
-    stream: VecDeque<Change>,
+pub(crate) struct Replicas {
+    followers: Vec<Follower>,
+    /// Changes of the primary.
+    written: u64,
+    waits: Vec<Wait>,
 }
 
-impl Replica {
-    pub(crate) fn of(primary: &Log) -> Self {
-        Self { follower: primary.clone(), stream: VecDeque::new() }
+#[derive(Debug)]
+struct Follower {
+    log: Log,
+    stream: VecDeque<Change>,
+    /// Changes that it has.
+    has: u64,
+}
+
+/// A pod that waits until a follower has so many changes.
+#[derive(Debug, Clone, Copy)]
+struct Wait {
+    pod: usize,
+    ticket: u64,
+    changes: u64,
+}
+
+impl Replicas {
+    pub(crate) fn of(primary: &Log, count: usize) -> Self {
+        let follower = || Follower { log: primary.clone(), stream: VecDeque::new(), has: 0 };
+        Self { followers: (0..count).map(|_| follower()).collect(), written: 0, waits: Vec::new() }
     }
 
     pub(crate) fn commit(&mut self, batch: &Batch, now_ms: u64) {
-        self.stream.push_back(Change::Commit(batch.clone(), now_ms));
+        self.write(&Change::Commit(batch.clone(), now_ms));
     }
 
     pub(crate) fn save(&mut self, snapshot: &Snapshot, now_ms: u64) {
-        self.stream.push_back(Change::Save(Box::new(snapshot.clone()), now_ms));
+        self.write(&Change::Save(Box::new(snapshot.clone()), now_ms));
     }
 
-    /// The follower hears of this many changes.
+    /// Nobody waits on this pod any more.
+    pub(crate) fn forget(&mut self, pod: usize) {
+        self.waits.retain(|wait| wait.pod != pod);
+    }
+
+    fn write(&mut self, change: &Change) {
+        self.written += 1;
+        for follower in &mut self.followers {
+            follower.stream.push_back(change.clone());
+        }
+    }
+
+    /// Takes the waits that came true.
+    fn fulfilled(&mut self) -> Vec<Wait> {
+        let most = self.followers.iter().map(|follower| follower.has).max().unwrap_or(0);
+        self.waits.extract_if(.., |wait| wait.changes <= most).collect()
+    }
+}
+
+impl Follower {
+    /// It hears of this many changes.
     fn follow(&mut self, changes: usize) {
         for change in self.stream.drain(..changes.min(self.stream.len())) {
+            self.has += 1;
             match change {
                 Change::Commit(batch, now_ms) => {
-                    self.follower.commit(&batch.head, batch.floor, &new_entries(&batch.entries), now_ms);
+                    self.log.commit(&batch.head, batch.floor, &new_entries(&batch.entries), now_ms);
                 }
                 Change::Save(snapshot, now_ms) => {
-                    self.follower.save(&snapshot.at.clone(), *snapshot, now_ms);
+                    self.log.save(&snapshot.at.clone(), *snapshot, now_ms);
                 }
+                Change::Mark => {}
             }
         }
     }
 }
 
 impl World {
-    /// Some of what the primary did reaches the follower.
+    /// Some of what the primary did reaches a follower.
     pub(crate) fn replicate(&mut self) {
         let changes = 1 + self.random.below(6);
-        self.replica.follow(changes);
+        let count = self.replicas.followers.len();
+        let index = if count > 1 { self.random.below(count) } else { 0 };
+        if let Some(follower) = self.replicas.followers.get_mut(index) {
+            follower.follow(changes);
+        }
+        self.answer_waits();
     }
 
-    /// The primary is lost; the follower is the primary now, and has a follower that has all it has.
+    /// All of it reaches all.
+    pub(crate) fn replicate_all(&mut self) {
+        self.replicas.followers.iter_mut().for_each(|follower| follower.follow(usize::MAX));
+        self.answer_waits();
+    }
+
+    /// A write and WAIT: an answer when a follower has the write, and so all that was there before it.
+    pub(crate) fn wait_for_follower(&mut self, pod: usize, ticket: u64) {
+        let replicas = &mut self.replicas;
+        let writes = self.profile.rules.broken != BrokenRule::WaitWithoutWrite;
+        if writes {
+            replicas.write(&Change::Mark);
+        }
+        let changes = if writes { replicas.written } else { 0 };
+        replicas.waits.push(Wait { pod, ticket, changes });
+        self.answer_waits();
+    }
+
+    fn answer_waits(&mut self) {
+        for wait in self.replicas.fulfilled() {
+            self.pods[wait.pod].answer(vec![Input::Durable { ticket: wait.ticket }]);
+        }
+    }
+
+    /// The primary is lost; the follower that has most is the primary now, and has followers that have all it has.
     pub(crate) fn fail_over(&mut self) {
         self.counts.meet(Met::Failover);
-        let last_words = self.random.below(3);
-        self.replica.follow(last_words);
-        self.replica.stream.clear();
+        for follower in &mut self.replicas.followers {
+            let last_words = self.random.below(3);
+            follower.follow(last_words);
+        }
+        // None of them follows the old primary any more: a wait that it answers now was fulfilled before.
+        self.answer_waits();
+        let count = self.replicas.followers.len();
+        let any = if count > 1 { self.random.below(count) } else { 0 };
+        let most = (0..count).max_by_key(|index| self.replicas.followers[*index].has).unwrap_or(0);
+        let chosen = if self.profile.rules.broken == BrokenRule::PromoteAny { any } else { most };
+        let waits = std::mem::take(&mut self.replicas.waits);
         let before = self.store.head().clone();
-        self.store = self.replica.follower.clone();
+        self.store = self.replicas.followers.swap_remove(chosen).log;
         if self.store.point(before.version) != Some(&before) {
             self.counts.meet(Met::LostTail);
             self.lost_tail = true;
         }
-        self.replica = Replica::of(&self.store);
+        self.replicas = Replicas::of(&self.store, count);
         self.era += 1;
+        for wait in waits {
+            // Its outcome is unknown: it is asked again, of the new primary.
+            self.pods[wait.pod].jobs.push_back(Job::Wait { ticket: wait.ticket });
+        }
     }
 
     /// A pod whose call meets another primary than the last time: its call fails, and its document's head is checked
@@ -87,8 +172,9 @@ impl World {
             return false;
         }
         self.pods[pod].era = self.era;
-        let after = self.pods[pod].document.head().clone();
-        self.pods[pod].jobs.push_front(Job::Fetch { after });
+        self.pods[pod].check_head();
+        // It subscribes anew, and until then hears last words of the lost primary.
+        self.pods[pod].published.push_back(Input::Missed);
         true
     }
 
@@ -110,6 +196,9 @@ impl World {
                 }
                 hash = logged.at.hash.clone();
             }
+        }
+        if matches!(published, Input::Missed) {
+            self.pods[pod].check_head();
         }
         self.input(pod, published)
     }

@@ -104,6 +104,8 @@ pub struct Schedule {
     pub clients: usize,
     /// How many pods, at most.
     pub pods: usize,
+    /// An acknowledgement promises that a follower has the edit.
+    pub replicated: bool,
     /// Left out.
     pub without: Faults,
     /// Which events happen, in order.
@@ -114,7 +116,13 @@ impl Schedule {
     /// All that belongs to a seed.
     pub fn of(seed: u64) -> Self {
         let events = 250 + Random::new(seed).below(500) as u32;
-        Self { seed, clients: 8, pods: 4, without: Faults::default(), events: (0..events).collect() }
+        Self { seed, clients: 8, pods: 4, replicated: false, without: Faults::default(), events: (0..events).collect() }
+    }
+
+    /// The same with acknowledgements that wait for a follower.
+    #[must_use]
+    pub fn replicated(self) -> Self {
+        Self { replicated: true, ..self }
     }
 
     /// The same without this kind of trouble.
@@ -135,6 +143,9 @@ impl fmt::Display for Schedule {
         write!(f, "seed={},clients={},pods={}", self.seed, self.clients, self.pods)?;
         let without: Vec<_> =
             FAULTS.iter().filter(|(_, fault)| self.without.has(*fault)).map(|(name, _)| *name).collect();
+        if self.replicated {
+            f.write_str(",durability=replicated")?;
+        }
         write!(f, ",without={},events=", without.join("+"))?;
         let mut rest = self.events.as_slice();
         let mut first = true;
@@ -161,6 +172,7 @@ impl FromStr for Schedule {
                 "seed" => schedule = Self::of(number()?),
                 "clients" => schedule.clients = number()? as usize,
                 "pods" => schedule.pods = number()? as usize,
+                "durability" => schedule.replicated = value == "replicated",
                 "without" => {
                     for name in value.split('+').filter(|name| !name.is_empty()) {
                         let found = FAULTS.iter().find(|(known, _)| *known == name).ok_or_else(|| wrong(name))?;

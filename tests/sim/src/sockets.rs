@@ -24,6 +24,7 @@ pub(crate) enum Got {
     Event(Event),
     Edited { seq: Option<u64>, session: Option<Arc<str>>, answer: Result<Answer, Refusal> },
     JoinFailed,
+    JoinAnswered,
 }
 
 #[derive(Debug)]
@@ -65,6 +66,7 @@ impl World {
         self.present[client] = Some(id);
         self.offline[client] = false;
         self.clients[client].live = false;
+        self.clients[client].joins = 0;
         // Clients that flush what they kept, before or after their join. Those that know sessions name an older one:
         // such edits are dropped. The others' are committed before the join.
         let plain = self.clients[client].plain;
@@ -103,6 +105,7 @@ impl World {
     pub(crate) fn send_join(&mut self, client: usize, id: ConnectionId, with_version: bool) {
         let editor = &mut self.clients[client];
         editor.live = false;
+        editor.joins += 1;
         editor.afresh |= !with_version;
         let plain = editor.plain;
         let at = editor.at.clone().filter(|_| !editor.afresh && !plain);
@@ -126,6 +129,7 @@ impl World {
     }
 
     pub(crate) fn send(&mut self, id: ConnectionId, message: Sent) {
+        self.trace(|| format!("connection {} sends {message:?}", id.0));
         if let Some(connection) = self.connections.get_mut(&id) {
             connection.sent.push_back(message);
         }
@@ -238,7 +242,7 @@ impl World {
                 self.give(connection, Got::Edited { seq, session, answer });
             }
             Some(Asked::Join { connection }) if answer.is_err() => self.give(connection, Got::JoinFailed),
-            Some(Asked::Join { .. }) => {}
+            Some(Asked::Join { connection }) => self.give(connection, Got::JoinAnswered),
             None => {
                 if let Err(refusal) = answer {
                     self.give(to, Got::Event(Event::Error(refusal)));
@@ -255,7 +259,7 @@ impl World {
             return Ok(());
         }
         typed.saved = true;
-        if !typed.inserts || self.lost_tail {
+        if !typed.inserts || self.lost_tail && !self.schedule.replicated {
             return Ok(());
         }
         let up_to = self.store.all.iter().take(usize::try_from(version).unwrap_or(usize::MAX));

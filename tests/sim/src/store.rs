@@ -50,6 +50,10 @@ pub enum BrokenRule {
     BasePerCall,
     /// The head of the caller need not be a point of the log.
     Forks,
+    /// Followers are waited for without a write before, so that there is nothing to wait for.
+    WaitWithoutWrite,
+    /// Any follower is promoted, not the one that has most.
+    PromoteAny,
 }
 
 impl Default for Rules {

@@ -16,7 +16,7 @@ use crate::{
     profile::Profile,
     random::Random,
     record::Recorder,
-    replicas::Replica,
+    replicas::Replicas,
     schedule::{Fault, Schedule},
     sockets::{Asked, Connection},
 };
@@ -43,8 +43,8 @@ pub(crate) struct World {
     pub(crate) schedule: Schedule,
     pub(crate) profile: Profile,
     pub(crate) store: Log,
-    /// The primary's follower.
-    pub(crate) replica: Replica,
+    /// The primary's followers.
+    pub(crate) replicas: Replicas,
     /// Counts primaries.
     pub(crate) era: u64,
     /// A primary took entries with it.
@@ -71,6 +71,7 @@ pub(crate) struct World {
     /// Nothing fails any more, and nobody types.
     pub(crate) calm: bool,
     pub(crate) recorder: Option<Recorder>,
+    trace: bool,
 }
 
 impl World {
@@ -82,10 +83,12 @@ impl World {
         let snapshot = Snapshot { at: root.clone(), content, window: Vec::new() };
         let clients = profile.clients.len();
         let store = Log::new(profile.rules.clone(), root, snapshot);
+        let followers =
+            if profile.fails_over || schedule.replicated { 1 + usize::from(schedule.replicated) } else { 0 };
         let mut world = Self {
             random: Random::new(schedule.seed),
             schedule: schedule.clone(),
-            replica: Replica::of(&store),
+            replicas: Replicas::of(&store, followers),
             era: 0,
             lost_tail: false,
             checks_chain: !options.unchecked_chain,
@@ -105,6 +108,7 @@ impl World {
             edits: BTreeMap::new(),
             calm: false,
             recorder: options.record.then(Recorder::default),
+            trace: options.trace,
             profile,
         };
         for client in 0..clients {
@@ -133,6 +137,13 @@ impl World {
     /// Whether this kind of trouble happens now, once in `n` times.
     pub(crate) fn fault(&mut self, fault: Fault, n: usize) -> bool {
         self.random.one_in(n) && self.has(fault)
+    }
+
+    /// Prints what happens, for whoever looks for the cause of a failure.
+    pub(crate) fn trace(&self, what: impl FnOnce() -> String) {
+        if self.trace {
+            println!("{:>7} {}", self.now_ms, what());
+        }
     }
 
     /// One event.
@@ -237,6 +248,7 @@ impl World {
     }
 
     fn settle_pod(&mut self, pod: usize) -> Result<bool, Broken> {
+        self.replicate_all();
         // Documents hear of a new primary although they ask nothing.
         let mut busy = self.meet_new_primary(pod);
         if self.pods[pod].away {
@@ -248,6 +260,7 @@ impl World {
         }
         while !self.pods[pod].is_quiet() {
             self.work(pod)?;
+            self.replicate_all();
             self.reply(pod)?;
             self.deliver_publish(pod)?;
             busy = true;

@@ -1,7 +1,7 @@
 //! Random runs against the product.
 //!
 //! `SIM_SEED=7 cargo test -p sim` plays one run again, `SIM_RUNS=1000000` plays more, `SIM_FIRST` starts elsewhere, and
-//! `SIM_REPLAY=<line>` plays what a failed run was made smaller to.
+//! `SIM_REPLAY=<line>` plays what a failed run was made smaller to; `SIM_TRACE=1` prints all that happens in it.
 
 use std::{
     sync::{
@@ -21,7 +21,9 @@ const SHOWN: usize = 3;
 fn every_run_ends_with_equal_documents_and_every_edit_once() {
     if let Some(line) = std::env::var_os("SIM_REPLAY") {
         let schedule: Schedule = line.to_str().expect("text").parse().expect("SIM_REPLAY");
-        println!("{schedule}: {:?}", run(&schedule, &Options::default()).expect("this run fails").counts);
+        let trace = std::env::var_os("SIM_TRACE").is_some();
+        let options = Options { trace, ..Options::default() };
+        println!("{schedule}: {:?}", run(&schedule, &options).expect("this run fails").counts);
         return;
     }
     let first = number("SIM_FIRST").unwrap_or(1);
@@ -32,7 +34,7 @@ fn every_run_ends_with_equal_documents_and_every_edit_once() {
     let (total, failed) = play(seeds.start, seeds.end);
     println!("seeds {seeds:?}: {total:?}");
     for (seed, wrong) in failed.iter().take(SHOWN) {
-        let smallest = minimise(&Schedule::of(*seed), |schedule| run(schedule, &Options::default()).is_err());
+        let smallest = minimise(&schedule(*seed), |schedule| run(schedule, &Options::default()).is_err());
         let still = run(&smallest, &Options::default()).err().unwrap_or_default();
         println!(
             "SIM_SEED={seed}: {wrong:.2000}\n  smaller: SIM_REPLAY='{smallest}' cargo test -p sim\n  {still:.2000}"
@@ -41,17 +43,48 @@ fn every_run_ends_with_equal_documents_and_every_edit_once() {
     assert!(failed.is_empty(), "{} of {} runs failed", failed.len(), seeds.end - seeds.start);
     if seeds.end - seeds.start >= 5_000 {
         // What is never met is not proven.
-        let later = [Met::Gap, Met::Healed, Met::NotDurableYet];
+        let later = [Met::Gap, Met::Healed];
         let missing: Vec<_> = total.missing().into_iter().filter(|what| !later.contains(what)).collect();
         assert!(missing.is_empty(), "never met: {missing:?}");
     }
 }
 
-#[test]
-fn a_join_answered_from_a_lost_history_is_not_taken_after_rejoin() {
+/// Runs that failed once, by what was wrong.
+const REGRESSIONS: [(&str, &[u64]); 5] = [
     // A client got entries of a primary that was lost while its join by version was under way; the pod opened anew and
     // answered that join by the entries of the new history.
-    run(&Schedule::of(8_006), &Options::default()).expect("a run that failed once");
+    ("a join answered from a lost history was taken after `rejoin`", &[8_006]),
+    // An edit without a session crossed `document-joined`: the pod carried it over the entries, its client over the
+    // difference between two contents.
+    (
+        "an edit that its client had sent before it took its first join was taken as one of that session",
+        &[11_931, 21_112, 31_860, 41_453, 65_644, 67_653],
+    ),
+    // The pod was stopped while it asked the log for an older copy of an edit that does not fit.
+    (
+        "a fetch that came too late was waited for, and never asked again",
+        &[20_705, 25_162, 25_554, 25_929, 35_699, 104_368],
+    ),
+    // The simulation's own: the product's client core ignores them.
+    ("entries of a session that `rejoin` had ended were taken", &[49_239]),
+    // The simulation's own: nobody can do that, or needs to.
+    ("a client without sessions typed between two joins; a head was checked before a lost primary's reply", &[46_934]),
+];
+
+#[test]
+fn runs_that_failed_once_pass() {
+    for (cause, seeds) in REGRESSIONS {
+        for seed in seeds {
+            if let Err(wrong) = run(&Schedule::of(*seed), &Options::default()) {
+                panic!("SIM_SEED={seed} ({cause}): {wrong:.2000}");
+            }
+        }
+    }
+}
+
+/// Every third with acknowledgements that wait for a follower.
+fn schedule(seed: u64) -> Schedule {
+    if seed.is_multiple_of(3) { Schedule::of(seed).replicated() } else { Schedule::of(seed) }
 }
 
 /// Plays the runs of these seeds on all cores.
@@ -68,7 +101,7 @@ fn play(first: u64, end: u64) -> (Counts, Vec<(u64, String)>) {
                     if seed >= end {
                         break;
                     }
-                    match run(&Schedule::of(seed), &Options::default()) {
+                    match run(&schedule(seed), &Options::default()) {
                         Ok(outcome) => counts.add(&outcome.counts),
                         Err(wrong) => failed.push((seed, wrong)),
                     }

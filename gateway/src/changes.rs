@@ -57,7 +57,7 @@ pub(crate) async fn hear(
                 change
             }
         };
-        documents.access_changed(change.document_id.as_deref(), change.user_id.as_ref()).await;
+        documents.access_changed(change.document_id.as_deref(), change.user_id.as_ref());
         let Some(user_id) = change.user_id.filter(|_| change.document_id.is_none()) else { continue };
         if looks.len() < CHANGED_MAX {
             let (directory, registry) = (directory.clone(), registry.clone());

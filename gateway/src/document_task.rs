@@ -259,8 +259,8 @@ impl Task {
                 self.left.extend(leaving);
                 flow
             }
-            Mail::AccessChanged(user_id) => {
-                self.access_changed(user_id);
+            Mail::AccessChanged { user_id, is_said } => {
+                self.access_changed(user_id, is_said);
                 Ok(())
             }
         }

@@ -63,7 +63,11 @@ pub(crate) enum Mail {
     },
     Input(document::Input),
     /// An access may have changed: this user's, or anybody's.
-    AccessChanged(Option<Arc<str>>),
+    AccessChanged {
+        user_id: Option<Arc<str>>,
+        /// Somebody said so of this document or this user.
+        is_said: bool,
+    },
 }
 
 impl Documents {
@@ -96,7 +100,7 @@ impl Documents {
     }
 
     /// Has accesses read again: of one document or of all that are open, of one user or of everybody in them.
-    pub async fn access_changed(&self, document_id: Option<&str>, user_id: Option<&Arc<str>>) {
+    pub fn access_changed(&self, document_id: Option<&str>, user_id: Option<&Arc<str>>) {
         let mailboxes: Vec<_> = {
             let open = self.inner.open();
             match document_id {
@@ -104,9 +108,13 @@ impl Documents {
                 None => open.values().cloned().collect(),
             }
         };
+        let is_said = document_id.is_some() || user_id.is_some();
         for mailbox in mailboxes {
-            // A document that has closed has nobody in it.
-            let _ = mailbox.send(Mail::AccessChanged(user_id.cloned())).await;
+            let mail = Mail::AccessChanged { user_id: user_id.cloned(), is_said };
+            // A document that has closed has nobody in it. One that is swamped must not keep the word from the others.
+            if let Err(mpsc::error::TrySendError::Full(mail)) = mailbox.try_send(mail) {
+                tokio::spawn(async move { mailbox.send(mail).await });
+            }
         }
     }
 

@@ -27,7 +27,8 @@ use tokio_util::sync::CancellationToken;
 /// Long for a machine that is busy, short for somebody who waits for a red test.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
 
-const SECRET: &str = "a secret of these tests";
+/// Signs all tokens of these tests.
+pub(crate) const SECRET: &str = "a secret of these tests";
 
 /// One gateway.
 pub(crate) struct Gateway {
@@ -131,7 +132,12 @@ impl Client {
 
     /// The same with more in the query string.
     pub(crate) async fn upgraded_with(gateway: &Gateway, query: &str) -> Client {
-        let url = format!("ws://{}/socket.io/?EIO=4&transport=websocket{query}", gateway.address);
+        Client::at(gateway.address, query).await
+    }
+
+    /// The same at any gateway.
+    pub(crate) async fn at(address: SocketAddr, query: &str) -> Client {
+        let url = format!("ws://{address}/socket.io/?EIO=4&transport=websocket{query}");
         let (socket, _) = tokio_tungstenite::connect_async(url).await.unwrap();
         let mut client = Client { socket, replies: 0, events: Vec::new() };
         assert!(client.text().await.starts_with("0{\"sid\":\""));

@@ -76,6 +76,12 @@ fn tokens(world: &World) -> Result<(), Broken> {
     Ok(())
 }
 
+/// The tokens in the log, as often as they are in it, sorted.
+pub(crate) fn tokens_in_log(world: &World) -> Vec<u32> {
+    let times = |token: u32| world.store.all.iter().map(|kept| count_token(&kept.payload.ops, token)).sum();
+    world.edits.keys().flat_map(|token| std::iter::repeat_n(*token, times(*token))).collect()
+}
+
 /// Every unit of text comes from one entry and stays until an entry deletes it: a token that no logged delete has
 /// touched is in the document, once and whole.
 fn provenance(world: &World, folded: &Folded, newest: &Delta) -> Result<(), Broken> {

@@ -40,10 +40,12 @@ pub enum Met {
     Healed,
     Renamed,
     NotDurableYet,
+    Offered,
+    Appended,
 }
 
 /// All of them.
-const ALL: [Met; 31] = [
+const ALL: [Met; 33] = [
     Met::JoinByEntries,
     Met::JoinByContent,
     Met::Rejoin,
@@ -75,11 +77,19 @@ const ALL: [Met; 31] = [
     Met::Healed,
     Met::Renamed,
     Met::NotDurableYet,
+    Met::Offered,
+    Met::Appended,
 ];
 
 /// How often each was met.
-#[derive(Clone, Copy, Default)]
+#[derive(Clone, Copy)]
 pub struct Counts([usize; ALL.len()]);
+
+impl Default for Counts {
+    fn default() -> Self {
+        Self([0; ALL.len()])
+    }
+}
 
 impl Counts {
     /// Met once more.

@@ -39,6 +39,10 @@ pub struct Options {
     pub broken_rule: BrokenRule,
     /// Entries of a publish are taken without asking whether they follow on what the pod has.
     pub unchecked_chain: bool,
+    /// Commit the naive way: the store takes a call only if the pod has everything that is in the log.
+    pub compare_and_set: bool,
+    /// Every edit inserts, and carries the number of its event: two runs of one schedule are comparable.
+    pub comparable: bool,
     /// Write down what clients go through.
     pub record: bool,
     /// Print every message, call and reply as it happens.
@@ -52,6 +56,8 @@ pub struct Outcome {
     pub counts: Counts,
     /// What clients went through, a line of JSON for each step.
     pub record: Vec<String>,
+    /// The tokens in the log, as often as they are in it, sorted.
+    pub tokens: Vec<u32>,
 }
 
 /// Plays one run.
@@ -61,6 +67,9 @@ pub struct Outcome {
 pub fn run(schedule: &Schedule, options: &Options) -> Result<Outcome, String> {
     let mut world = world::World::new(schedule, options).map_err(|broken| broken.0)?;
     let mut go = || {
+        if options.comparable {
+            world.join_all()?;
+        }
         for event in &schedule.events {
             world.step(*event)?;
         }
@@ -69,8 +78,9 @@ pub fn run(schedule: &Schedule, options: &Options) -> Result<Outcome, String> {
     };
     match go() {
         Ok(()) => {
+            let tokens = check::tokens_in_log(&world);
             let record = world.recorder.map(|recorder| recorder.lines).unwrap_or_default();
-            Ok(Outcome { counts: world.counts, record })
+            Ok(Outcome { counts: world.counts, record, tokens })
         }
         Err(broken) => Err(broken.0),
     }

@@ -30,7 +30,10 @@ impl World {
             return Ok(());
         }
         self.tokens += 1;
-        let ops = typing::edit(&mut self.random, &self.clients[client].shown, self.tokens);
+        let mut ops = typing::edit(&mut self.random, &self.clients[client].shown, self.tokens);
+        while self.comparable && typing::count_token(&ops, self.tokens) == 0 {
+            ops = typing::edit(&mut self.random, &self.clients[client].shown, self.tokens);
+        }
         let inserts = typing::count_token(&ops, self.tokens) > 0;
         let pending = self.clients[client].edit(ops.clone(), self.tokens)?;
         let plain = self.clients[client].plain;

@@ -34,10 +34,10 @@ pub(crate) struct Reply {
 impl Reply {
     /// The point that this shows to be in the log.
     pub(crate) fn proves(&self) -> Option<Point> {
-        let last = self.inputs.iter().find_map(|input| match input {
-            Input::Learned(entries) => entries.last(),
-            _ => None,
-        });
+        let last = self
+            .inputs
+            .iter()
+            .find_map(|input| if let Input::Learned(entries) = input { entries.last() } else { None });
         last.map(|last| last.at.clone()).or_else(|| self.after.clone())
     }
 }

@@ -189,6 +189,12 @@ impl World {
     /// Runs the commit script and publishes what it appended.
     pub(crate) fn commit(&mut self, batch: &Batch) -> CommitReply {
         let before = self.store.version();
+        self.counts.meet_times(Met::Offered, batch.entries.len());
+        if self.compare_and_set && batch.head != *self.store.head() && self.store.has(&batch.head) {
+            let part = self.store.after(batch.head.version);
+            let verdicts = vec![Verdict::Behind; batch.entries.len()];
+            return CommitReply { verdicts, tail: logged(part.entries), more: part.more, forked: false };
+        }
         self.replicas.commit(batch, self.now_ms);
         let answer = self.store.commit(&batch.head, batch.floor, &new_entries(&batch.entries), self.now_ms);
         let Some((verdicts, part)) = answer else {
@@ -203,6 +209,7 @@ impl World {
             }
         }
         let appended = logged(self.store.all.iter().skip(before as usize).cloned().collect());
+        self.counts.meet_times(Met::Appended, appended.len());
         let folded = appended.iter().filter(|logged| logged.entry.base + 1 < logged.at.version).count();
         self.counts.meet_times(Met::Folded, folded);
         self.counts

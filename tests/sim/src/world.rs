@@ -71,6 +71,8 @@ pub(crate) struct World {
     /// Nothing fails any more, and nobody types.
     pub(crate) calm: bool,
     pub(crate) recorder: Option<Recorder>,
+    pub(crate) compare_and_set: bool,
+    pub(crate) comparable: bool,
     trace: bool,
 }
 
@@ -78,6 +80,15 @@ impl World {
     pub(crate) fn new(schedule: &Schedule, options: &Options) -> Result<Self, Broken> {
         let mut profile = Profile::of(schedule, options.mutation);
         profile.rules.broken = options.broken_rule;
+        if options.comparable {
+            // The product's window: the script refuses nothing for its age.
+            profile.settings.window_entries = document::Settings::default().window_entries;
+            profile.settings.window_bytes = document::Settings::default().window_bytes;
+            profile.rules.window_entries = profile.settings.window_entries as u64;
+        }
+        if options.compare_and_set {
+            profile.settings.batch_entries = 1;
+        }
         let root = Point { version: 0, hash: "0".into() };
         let content = if profile.root.is_empty() { Delta::new() } else { Delta::new().insert(profile.root, None) };
         let snapshot = Snapshot { at: root.clone(), content, window: Vec::new() };
@@ -108,6 +119,8 @@ impl World {
             edits: BTreeMap::new(),
             calm: false,
             recorder: options.record.then(Recorder::default),
+            compare_and_set: options.compare_and_set,
+            comparable: options.comparable,
             trace: options.trace,
             profile,
         };
@@ -149,6 +162,9 @@ impl World {
     /// One event.
     pub(crate) fn step(&mut self, event: u32) -> Result<(), Broken> {
         self.random = self.schedule.random(event);
+        if self.comparable {
+            self.tokens = event;
+        }
         let kind = self.random.below(1_000);
         let client = self.random.below(self.clients.len());
         let pod = self.random.below(self.pods.len());
@@ -195,6 +211,13 @@ impl World {
         if client + 1 == self.clients.len() {
             self.roles[client] = [Role::Write, Role::Read, Role::Comment][self.random.below(3)];
         }
+    }
+
+    /// Lets everybody join before anything else happens.
+    pub(crate) fn join_all(&mut self) -> Result<(), Broken> {
+        self.settle()?;
+        self.calm = false;
+        Ok(())
     }
 
     /// Lets everything finish, with nobody typing and nothing failing.

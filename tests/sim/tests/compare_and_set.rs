@@ -1,0 +1,71 @@
+//! The batch script against the naive way to commit: compare-and-set, one edit a call, taken only if the pod has all that
+//! is in the log, else rebased and tried again.
+//!
+//! In: random schedules, the same for both. Out: the same edits in both logs, as often, and documents that agree at the
+//! end of each; how many attempts an edit took is printed.
+
+use sim::{Counts, Fault, Met, Options, Schedule, run};
+
+const RUNS: u64 = 120;
+
+#[test]
+fn both_ways_to_commit_end_with_the_same_edits() {
+    let (mut batches, mut naive) = (Counts::default(), Counts::default());
+    for seed in 1..=RUNS {
+        // Every edit that is typed gets into the log, whatever happens on the way.
+        let schedule = without(Schedule::of(seed), &KEEPS_ALL);
+        let (batch, cas) = both(&schedule);
+        assert!(!batch.tokens.is_empty(), "seed {seed} typed nothing");
+        assert_eq!(batch.tokens, cas.tokens, "seed {seed}");
+        batches.add(&batch.counts);
+        naive.add(&cas.counts);
+    }
+    assert!(naive.of(Met::Appended) > 10 * RUNS as usize, "{naive:?}");
+    println!("with all faults: {:.3} attempts an edit, compare-and-set {:.3}", attempts(&batches), attempts(&naive));
+}
+
+#[test]
+fn the_batch_script_takes_one_attempt_where_compare_and_set_takes_more() {
+    let (mut batches, mut naive) = (Counts::default(), Counts::default());
+    for seed in 1..=RUNS {
+        let schedule = without(without(Schedule::of(seed), &KEEPS_ALL), &REPEATS);
+        let (batch, cas) = both(&schedule);
+        batches.add(&batch.counts);
+        naive.add(&cas.counts);
+    }
+    let (batch, cas) = (attempts(&batches), attempts(&naive));
+    println!("attempts an edit: {batch:.3}, compare-and-set {cas:.3}");
+    assert!(batch < 1.01, "the script refuses what it could take");
+    assert!(cas > 1.2, "nobody was in anybody's way");
+}
+
+/// Without these no edit is refused or forgotten.
+const KEEPS_ALL: [Fault; 5] = [Fault::Failover, Fault::Roles, Fault::Garbage, Fault::Small, Fault::Plain];
+/// Without these no call is made twice, whatever the store says to it.
+const REPEATS: [Fault; 9] = [
+    Fault::LostReply,
+    Fault::Ghost,
+    Fault::Crash,
+    Fault::Pause,
+    Fault::Disconnect,
+    Fault::Late,
+    Fault::Offline,
+    Fault::Away,
+    Fault::Flush,
+];
+
+fn without(schedule: Schedule, faults: &[Fault]) -> Schedule {
+    faults.iter().fold(schedule, |schedule, fault| schedule.without(*fault))
+}
+
+fn both(schedule: &Schedule) -> (sim::Outcome, sim::Outcome) {
+    let play = |compare_and_set| {
+        let options = Options { compare_and_set, comparable: true, ..Options::default() };
+        run(schedule, &options).unwrap_or_else(|wrong| panic!("{schedule}: {wrong:.1000}"))
+    };
+    (play(false), play(true))
+}
+
+fn attempts(counts: &Counts) -> f64 {
+    counts.of(Met::Offered) as f64 / counts.of(Met::Appended) as f64
+}

@@ -8,6 +8,7 @@ use crate::{
     Code, Command, ConnectionId, Document, Event, Role,
     connection::{Connection, Stage},
     edits::{allowed, read_only, refusal},
+    queue::Queued,
 };
 
 impl Document {
@@ -44,8 +45,8 @@ impl Document {
             if let Some(index) = connection.chain.pending().iter().position(|own| !own.sent) {
                 self.refuse_pending(id, index, denied());
             }
-            let waiting = self.connections.get_mut(&id).map(|connection| std::mem::take(&mut connection.inbox));
-            for edit in waiting.unwrap_or_default() {
+            let waiting = self.connections.get_mut(&id).map(|connection| connection.inbox.take());
+            for Queued { edit, .. } in waiting.unwrap_or_default() {
                 self.refuse_edit(id, edit.reply, edit.seq, denied());
             }
             self.out.push(Command::Send { to: vec![id], event: Event::AccessChanged { role: None } });

@@ -2,9 +2,9 @@
 //!
 //! In: joins and edits, by way of `joins` and `edits`. Out: the state that they and `batch` go by.
 
-use std::{collections::VecDeque, sync::Arc};
+use std::sync::Arc;
 
-use crate::{ClientRow, ConnectionId, Edit, Form, Position, ReplyId, Role, User, Version, chain::Chain};
+use crate::{ClientRow, ConnectionId, Form, Position, ReplyId, Role, User, Version, chain::Chain, queue::EditQueue};
 
 /// One connection in the document, or one that has left it with edits that are not committed yet.
 #[derive(Debug)]
@@ -17,7 +17,7 @@ pub(crate) struct Connection {
     pub(crate) stage: Stage,
     pub(crate) chain: Chain,
     /// Edits that name a version which this pod does not have yet, and those behind them.
-    pub(crate) inbox: VecDeque<Edit>,
+    pub(crate) inbox: EditQueue,
     /// The version that `document-joined` told.
     pub(crate) joined_version: Version,
     /// The lowest number that this session takes; those below are ignored.
@@ -44,8 +44,8 @@ pub(crate) struct Connection {
 pub(crate) enum Stage {
     Joining(Box<Joining>),
     Joined,
-    /// It was told to join again; edits without a session are kept until it does, with the time they came.
-    Rejoining(Vec<(Edit, u64)>),
+    /// It was told to join again; edits without a session are kept until it does, for a while.
+    Rejoining(EditQueue),
 }
 
 /// A join under way.
@@ -56,8 +56,10 @@ pub(crate) struct Joining {
     pub(crate) hash: Option<Arc<str>>,
     pub(crate) last_session: Option<Arc<str>>,
     pub(crate) seq: Option<u64>,
-    pub(crate) early: VecDeque<Edit>,
+    pub(crate) early: EditQueue,
     pub(crate) replies: Vec<ReplyId>,
+    /// When it was asked for.
+    pub(crate) since_ms: u64,
     /// Lookups that have not come back; the last one counts.
     pub(crate) lookups: u32,
     pub(crate) row: Option<ClientRow>,
@@ -80,6 +82,17 @@ impl Connection {
         matches!(self.stage, Stage::Joined)
     }
 
+    /// How much of it waits, in edits and bytes, that the socket must be read no further for. What waits for a join that
+    /// the client has not sent does not count: that join is still to be read.
+    pub(crate) fn waiting(&self) -> (usize, usize) {
+        let early = match &self.stage {
+            Stage::Joining(joining) => (joining.early.len(), joining.early.bytes()),
+            Stage::Joined | Stage::Rejoining(_) => (0, 0),
+        };
+        let edits = self.chain.pending().len() + self.inbox.len() + early.0;
+        (edits, self.chain.pending_bytes() + self.inbox.bytes() + early.1)
+    }
+
     pub(crate) fn joining(&mut self) -> Option<&mut Joining> {
         match &mut self.stage {
             Stage::Joining(joining) => Some(joining),
@@ -97,7 +110,7 @@ impl Connection {
             role: self.role,
             stage: Stage::Joined,
             chain: std::mem::take(&mut self.chain),
-            inbox: VecDeque::new(),
+            inbox: EditQueue::default(),
             joined_version: 0,
             next_seq: 1,
             taken_seq: 0,
@@ -114,7 +127,7 @@ impl Connection {
     /// Forgets everything of the session.
     pub(crate) fn reset(&mut self) {
         self.chain = Chain::default();
-        self.inbox.clear();
+        self.inbox.take();
         self.joined_version = 0;
         self.next_seq = 1;
         self.taken_seq = 0;

@@ -33,6 +33,8 @@ pub struct Document {
     pub(crate) draining: Vec<Connection>,
     /// Connections whose join is under way.
     pub(crate) joining: BTreeSet<ConnectionId>,
+    /// Connections that were told to join again and have sent edits since.
+    pub(crate) early: BTreeSet<ConnectionId>,
     /// Connections with edits that wait for a version.
     pub(crate) waiting: BTreeSet<ConnectionId>,
     /// Connections with edits that are not committed.
@@ -134,6 +136,7 @@ impl Document {
             connections: BTreeMap::new(),
             draining: Vec::new(),
             joining: BTreeSet::new(),
+            early: BTreeSet::new(),
             waiting: BTreeSet::new(),
             busy: BTreeSet::new(),
             flight: None,
@@ -202,7 +205,7 @@ impl Document {
     pub fn deadline_ms(&self) -> Option<u64> {
         let fetching = self.fetching.map(|fetching| fetching.since_ms.saturating_add(FETCH_AGAIN_MS));
         let saving = self.saving.map(|saving| saving.since_ms.saturating_add(SAVE_AGAIN_MS));
-        [fetching, saving, self.held_deadline_ms(), self.durable_deadline_ms(), self.people_deadline_ms()]
+        [fetching, saving, self.late_deadline_ms(), self.durable_deadline_ms(), self.people_deadline_ms()]
             .into_iter()
             .flatten()
             .min()
@@ -237,7 +240,7 @@ impl Document {
     fn settle(&mut self, now_ms: u64) {
         self.expire(now_ms);
         if !self.reopening {
-            self.open_inboxes(now_ms);
+            self.open_inboxes();
             self.progress_joins(now_ms);
             self.flush();
             self.check_progress();
@@ -277,7 +280,7 @@ impl Document {
         if self.saving.is_some_and(|saving| saving.since_ms.saturating_add(SAVE_AGAIN_MS) <= now_ms) {
             self.saving = None;
         }
-        self.refuse_held(now_ms);
+        self.refuse_late(now_ms);
         self.tell_not_durable(now_ms);
         self.people_tick(now_ms);
     }

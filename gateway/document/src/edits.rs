@@ -3,7 +3,10 @@
 //! In: edits of one connection, in order. Out: pending edits in the connection's chain, or a refusal, which ends the
 //! session for edits. Numbers are taken in order; a number that the log has already is answered with its version.
 
-use std::sync::Arc;
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
 
 use ot::{Delta, Op};
 
@@ -11,20 +14,27 @@ use crate::{
     Answer, Canonical, Code, Command, ConnectionId, Document, Edit, Identity, Refusal, ReplyId, Role, Version,
     chain::Own,
     connection::{Connection, Stage},
+    queue::Queued,
 };
 
 /// Where a connection whose edits wait is cut off although its socket should have been read no further.
 const MAX_WAITING_EDITS: usize = 4_096;
+/// Edits before the join are kept this long, in milliseconds.
+const EARLY_MS: u64 = 10_000;
 /// When a client may try again after the store was away, in milliseconds.
 const RETRY_MS: u64 = 1_000;
 
 impl Document {
     pub(crate) fn on_edit(&mut self, edit: Edit, now_ms: u64) {
         let id = edit.connection;
-        let early_edits = self.settings.early_edits;
+        let (early_edits, held_bytes) = (self.settings.early_edits, self.settings.held_bytes);
         let sessions = self.settings.mutation != crate::Mutation::NoSessions;
         let Some(connection) = self.connections.get_mut(&id) else {
-            return self.answer_edit(&edit, refusal(Code::NotJoined, "join the document first"));
+            // One that names a session names one that is over: the client knows, or is told by another answer.
+            if !sessions || edit.session.is_none() {
+                self.answer_edit(&edit, refusal(Code::NotJoined, "join the document first"));
+            }
+            return;
         };
         let full = match &mut connection.stage {
             Stage::Joined => {
@@ -39,19 +49,25 @@ impl Document {
                     return;
                 }
                 if connection.inbox.len() < MAX_WAITING_EDITS {
-                    connection.inbox.push_back(edit);
+                    connection.inbox.push(edit, now_ms);
                     self.waiting.insert(id);
-                    return self.open_inbox(id, now_ms);
+                    return self.open_inbox(id);
                 }
                 true
             }
             _ if edit.session.is_some() => return,
             Stage::Joining(joining) if joining.early.len() < early_edits => {
-                joining.early.push_back(edit);
-                return;
+                joining.early.push(edit, now_ms);
+                return self.check_pause(id);
             }
-            Stage::Rejoining(early) if early.len() < early_edits => {
-                early.push((edit, now_ms));
+            // The socket must be read on, for the join is still to come: here bytes are bounded by refusing.
+            Stage::Rejoining(early)
+                if !connection.ended
+                    && early.len() < early_edits
+                    && (early.is_empty() || early.bytes() + edit.ops.weight_bytes() <= held_bytes) =>
+            {
+                early.push(edit, now_ms);
+                self.early.insert(id);
                 return;
             }
             Stage::Joining(_) | Stage::Rejoining(_) => false,
@@ -65,19 +81,20 @@ impl Document {
     }
 
     /// Takes from all inboxes what this pod has reached.
-    pub(crate) fn open_inboxes(&mut self, now_ms: u64) {
+    pub(crate) fn open_inboxes(&mut self) {
         for id in self.waiting.clone() {
-            self.open_inbox(id, now_ms);
+            self.open_inbox(id);
         }
     }
 
-    pub(crate) fn open_inbox(&mut self, id: ConnectionId, now_ms: u64) {
+    pub(crate) fn open_inbox(&mut self, id: ConnectionId) {
         loop {
             let head = self.head().version;
             let Some(connection) = self.connections.get_mut(&id) else { break };
             let ended = connection.ended;
-            let Some(edit) = connection.inbox.pop_front_if(|edit| ended || edit.version <= head) else { break };
-            self.accept(id, edit, now_ms);
+            let is_due = |edit: &Edit| ended || edit.unreadable.is_some() || edit.version <= head;
+            let Some(Queued { edit, received_ms }) = connection.inbox.pop_if(is_due) else { break };
+            self.accept(id, edit, received_ms);
         }
         if self.connections.get(&id).is_none_or(|connection| connection.inbox.is_empty()) {
             self.waiting.remove(&id);
@@ -86,7 +103,7 @@ impl Document {
     }
 
     /// Takes one edit whose version this pod has reached.
-    fn accept(&mut self, id: ConnectionId, edit: Edit, now_ms: u64) {
+    fn accept(&mut self, id: ConnectionId, edit: Edit, received_ms: u64) {
         let mutation = self.settings.mutation;
         let Some(connection) = self.connections.get_mut(&id) else { return };
         if connection.ended {
@@ -106,6 +123,9 @@ impl Document {
                 return self.accept_committed(id, edit, seq);
             }
         }
+        if let Some(why) = edit.unreadable {
+            return self.refuse_edit(id, edit.reply, edit.seq, *why);
+        }
         let role = connection.role;
         if !allowed(role, &edit.ops) {
             return self.refuse_edit(id, edit.reply, edit.seq, read_only(role));
@@ -120,7 +140,7 @@ impl Document {
             ops: edit.ops,
             reply: edit.reply,
             arrival: self.arrivals,
-            received_ms: now_ms,
+            received_ms,
             sent: false,
             refused_after: None,
         };
@@ -139,7 +159,10 @@ impl Document {
     fn accept_committed(&mut self, id: ConnectionId, edit: Edit, seq: u64) {
         let kept = self.kept_version(id, seq);
         let Some(connection) = self.connections.get_mut(&id) else { return };
-        if let Some(version) = kept {
+        if edit.unreadable.is_some() {
+            // What those behind it are relative to is not known.
+            connection.ended = true;
+        } else if let Some(version) = kept {
             // Those behind it may be relative to it. Where it cannot be placed they cannot either, and are refused.
             let _ = connection.chain.add_committed(&self.history, edit.version, edit.ops, version);
         }
@@ -189,8 +212,7 @@ impl Document {
     pub(crate) fn check_pause(&mut self, id: ConnectionId) {
         let (most_edits, most_bytes) = (self.settings.held_edits, self.settings.held_bytes);
         let Some(connection) = self.connections.get_mut(&id) else { return };
-        let edits = connection.chain.pending().len() + connection.inbox.len();
-        let bytes = connection.chain.pending_bytes();
+        let (edits, bytes) = connection.waiting();
         let pause = if connection.paused {
             edits > most_edits / 2 || bytes > most_bytes / 2
         } else {
@@ -202,37 +224,90 @@ impl Document {
         }
     }
 
-    /// Refuses edits that have waited too long for a store that is away; not those whose fate is unknown.
-    pub(crate) fn refuse_held(&mut self, now_ms: u64) {
+    /// Refuses edits that have waited too long: for a store that is away, unless their fate is unknown, and for a join
+    /// that does not come.
+    pub(crate) fn refuse_late(&mut self, now_ms: u64) {
+        self.refuse_early(now_ms);
         let Some(away_since_ms) = self.away_since_ms else { return };
-        for id in self.busy.clone() {
-            let due = self.connections.get(&id).and_then(|connection| {
-                let (index, own) = first_held(connection)?;
-                (held_until(away_since_ms, own.received_ms, self.settings.held_ms) <= now_ms).then_some(index)
-            });
-            if let Some(index) = due {
-                let why = unavailable("the store is away; nothing of this edit was stored; join again");
-                self.refuse_pending(id, index, why);
+        let until = |since_ms: u64| away_since_ms.max(since_ms).saturating_add(self.settings.held_ms);
+        let mut late_joins = BTreeSet::new();
+        let mut late_edits = BTreeMap::new();
+        for connection in self.ids_held().filter_map(|id| self.connections.get(id)) {
+            let id = connection.id;
+            match (&connection.stage, first_held(connection)) {
+                (Stage::Joining(joining), _) if until(joining.since_ms) <= now_ms => {
+                    late_joins.insert(id);
+                }
+                (_, Some((index, since_ms))) if until(since_ms) <= now_ms => {
+                    late_edits.insert(id, index);
+                }
+                _ => {}
             }
         }
-        let held_ms = self.settings.held_ms;
         for connection in &mut self.draining {
-            if let Some((index, own)) = first_held(connection)
-                && held_until(away_since_ms, own.received_ms, held_ms) <= now_ms
+            if let Some((index, since_ms)) = first_held(connection)
+                && until(since_ms) <= now_ms
             {
-                connection.chain.cut(index);
+                connection.chain.cut(index.unwrap_or(0));
+            }
+        }
+        for id in late_joins {
+            self.end_join(id, unavailable("the store is away; join again"), now_ms);
+        }
+        for (id, index) in late_edits {
+            let why = unavailable("the store is away; nothing of this edit was stored; join again");
+            match index {
+                Some(index) => self.refuse_pending(id, index, why),
+                None => self.refuse_first_waiting(id, why),
             }
         }
     }
 
-    /// When [`Self::refuse_held`] has something to do.
-    pub(crate) fn held_deadline_ms(&self) -> Option<u64> {
-        let away_since_ms = self.away_since_ms?;
-        let busy = self.busy.iter().filter_map(|id| self.connections.get(id));
-        busy.chain(&self.draining)
-            .filter_map(first_held)
-            .map(|(_, own)| held_until(away_since_ms, own.received_ms, self.settings.held_ms))
-            .min()
+    /// When [`Self::refuse_late`] has something to do.
+    pub(crate) fn late_deadline_ms(&self) -> Option<u64> {
+        let early = self.early.iter().filter_map(|id| first_early_ms(self.connections.get(id)?)).min();
+        let early = early.map(|since_ms| since_ms.saturating_add(EARLY_MS));
+        let held = self.away_since_ms.and_then(|away_since_ms| {
+            let here = self.ids_held().filter_map(|id| self.connections.get(id));
+            let first_ms = here.chain(&self.draining).filter_map(|connection| match &connection.stage {
+                Stage::Joining(joining) => Some(joining.since_ms),
+                Stage::Joined | Stage::Rejoining(_) => first_held(connection).map(|(_, since_ms)| since_ms),
+            });
+            let first_ms = first_ms.min()?;
+            Some(away_since_ms.max(first_ms).saturating_add(self.settings.held_ms))
+        });
+        early.into_iter().chain(held).min()
+    }
+
+    /// Refuses what came after `rejoin` without a session, when no join has followed; later ones make no sense either,
+    /// until a join.
+    fn refuse_early(&mut self, now_ms: u64) {
+        let is_late = |since_ms: u64| since_ms.saturating_add(EARLY_MS) <= now_ms;
+        let first_ms = |id: &ConnectionId| first_early_ms(self.connections.get(id)?);
+        let late: Vec<_> = self.early.iter().filter(|id| first_ms(id).is_some_and(is_late)).copied().collect();
+        for id in late {
+            self.early.remove(&id);
+            let Some(Stage::Rejoining(early)) = self.connections.get_mut(&id).map(|connection| &mut connection.stage)
+            else {
+                continue;
+            };
+            for Queued { edit, .. } in early.take() {
+                self.refuse_edit(id, edit.reply, edit.seq, refusal(Code::NotJoined, "no join came; join again"));
+            }
+        }
+    }
+
+    /// Connections of which something may wait for the store.
+    fn ids_held(&self) -> impl Iterator<Item = &ConnectionId> {
+        self.busy.iter().chain(&self.waiting).chain(&self.joining)
+    }
+
+    /// Refuses the edit that waits longest for its version, and so those behind it.
+    fn refuse_first_waiting(&mut self, id: ConnectionId, why: Refusal) {
+        let Some(connection) = self.connections.get_mut(&id) else { return };
+        if let Some(Queued { edit, .. }) = connection.inbox.pop_if(|_| true) {
+            self.refuse_edit(id, edit.reply, edit.seq, why);
+        }
     }
 
     pub(crate) fn answer(&mut self, to: ConnectionId, reply: Option<ReplyId>, answer: Result<Answer, Refusal>) {
@@ -298,15 +373,21 @@ pub(crate) fn allowed(role: Role, ops: &Delta) -> bool {
 fn belongs(edit: &Edit, connection: &Connection) -> bool {
     match &edit.session {
         Some(session) => *session == connection.session,
-        None => edit.seq.is_none() || edit.version >= connection.joined_version,
+        None => edit.seq.is_none() || edit.unreadable.is_some() || edit.version >= connection.joined_version,
     }
 }
 
-/// The first pending edit that was not sent to the store.
-fn first_held(connection: &Connection) -> Option<(usize, &Own)> {
-    connection.chain.pending().iter().enumerate().find(|(_, own)| !own.sent)
+/// The first edit that was not sent to the store, and when it came; without an index where it waits for its version.
+fn first_held(connection: &Connection) -> Option<(Option<usize>, u64)> {
+    let pending = connection.chain.pending().iter().enumerate().find(|(_, own)| !own.sent);
+    let waiting = || connection.inbox.front().map(|queued| (None, queued.received_ms));
+    pending.map(|(index, own)| (Some(index), own.received_ms)).or_else(waiting)
 }
 
-fn held_until(away_since_ms: u64, received_ms: u64, held_ms: u64) -> u64 {
-    away_since_ms.max(received_ms).saturating_add(held_ms)
+/// When the first edit came that waits for a join which the client has not sent.
+fn first_early_ms(connection: &Connection) -> Option<u64> {
+    match &connection.stage {
+        Stage::Rejoining(early) => early.front().map(|queued| queued.received_ms),
+        Stage::Joining(_) | Stage::Joined => None,
+    }
 }

@@ -124,6 +124,9 @@ pub struct Edit {
     pub version: Version,
     /// Already parsed, in normal form and within the component limits.
     pub ops: Delta,
+    /// The edit could not be read, for this reason (`ops` is empty then): it is refused at its place among the edits of
+    /// its session, so that those behind it are not taken for edits of what was before.
+    pub unreadable: Option<Box<Refusal>>,
     pub seq: Option<u64>,
     pub session: Option<Arc<str>>,
     pub reply: Option<ReplyId>,

@@ -5,7 +5,7 @@
 //! what the store knows of the client; what an older session of this client left here is committed; edits that came before
 //! the join are committed; for Quill a newline at the end is.
 
-use std::{collections::VecDeque, sync::Arc};
+use std::sync::Arc;
 
 use ot::Delta;
 
@@ -16,6 +16,7 @@ use crate::{
     connection::{Connection, Joining, Stage},
     document::Origin,
     edits::{overloaded, refusal},
+    queue::EditQueue,
     window::weight_bytes,
 };
 
@@ -23,8 +24,6 @@ use crate::{
 pub(crate) const NEWLINE_CLIENT: &str = "newline";
 /// Joins of one connection that wait for the same answer.
 const MAX_REPLIES: usize = 64;
-/// Edits before the join are kept this long, in milliseconds.
-const EARLY_MS: u64 = 10_000;
 
 impl Document {
     pub(crate) fn on_join(&mut self, join: Join, now_ms: u64) {
@@ -48,14 +47,19 @@ impl Document {
         for other in same_client {
             self.depart(other, true, now_ms);
         }
+        let mut early = EditQueue::default();
+        for edit in join.early {
+            early.push(edit, now_ms);
+        }
         let joining = Joining {
             form: join.form,
             version: join.version,
             hash: join.hash,
             last_session: join.last_session,
             seq: join.seq,
-            early: join.early.into(),
+            early,
             replies: join.reply.into_iter().collect(),
+            since_ms: now_ms,
             lookups: 1,
             row: None,
             reach: 0,
@@ -70,6 +74,7 @@ impl Document {
         self.joining.insert(id);
         self.waiting.remove(&id);
         self.busy.remove(&id);
+        self.early.remove(&id);
         match self.connections.remove(&id) {
             None => {
                 let connection = Connection {
@@ -80,7 +85,7 @@ impl Document {
                     role: Role::Read,
                     stage: Stage::Joining(Box::new(joining)),
                     chain: Chain::default(),
-                    inbox: VecDeque::new(),
+                    inbox: EditQueue::default(),
                     joined_version: 0,
                     next_seq: 1,
                     taken_seq: 0,
@@ -94,7 +99,7 @@ impl Document {
                 };
                 self.connections.insert(id, connection);
             }
-            Some(connection) => self.join_again(connection, join.session, joining, now_ms),
+            Some(connection) => self.join_again(connection, join.session, joining),
         }
         self.check_pause(id);
     }
@@ -209,25 +214,21 @@ impl Document {
     }
 
     /// The connection is in the document, or on its way in, and joins again.
-    fn join_again(&mut self, connection: Connection, session: Arc<str>, joining: Joining, now_ms: u64) {
+    fn join_again(&mut self, connection: Connection, session: Arc<str>, joining: Joining) {
         let id = connection.id;
         let mut connection = connection;
         let mut joining = joining;
         match std::mem::replace(&mut connection.stage, Stage::Joined) {
-            Stage::Joining(before) => {
+            Stage::Joining(mut before) => {
                 joining.lookups = before.lookups + 1;
                 joining.replies.splice(0..0, before.replies);
                 joining.replies.truncate(MAX_REPLIES);
-                joining.early.extend(before.early);
+                before.early.append(&mut joining.early);
+                joining.early = before.early;
             }
-            Stage::Rejoining(early) => {
-                for (edit, at_ms) in early {
-                    if at_ms.saturating_add(EARLY_MS) < now_ms {
-                        self.answer(id, edit.reply, Err(refusal(Code::NotJoined, "the join came too late")));
-                    } else {
-                        joining.early.push_back(edit);
-                    }
-                }
+            Stage::Rejoining(mut early) => {
+                early.append(&mut joining.early);
+                joining.early = early;
             }
             Stage::Joined => {}
         }
@@ -267,13 +268,13 @@ impl Document {
             connection.taken_seq = connection.last_seq;
             connection.next_seq = joining.seq.unwrap_or(1).max(1);
         }
-        let early = std::mem::take(&mut joining.early);
+        let mut early = std::mem::take(&mut joining.early);
         if joining.last_session.is_none() {
-            connection.inbox.extend(early);
+            connection.inbox.append(&mut early);
         }
         let wants_newline = joining.form == Form::Quill;
         self.waiting.insert(id);
-        self.open_inbox(id, now_ms);
+        self.open_inbox(id);
         let Some(connection) = self.connections.get(&id) else { return };
         if !connection.inbox.is_empty() || !connection.chain.pending().is_empty() {
             return;
@@ -348,7 +349,7 @@ impl Document {
     }
 
     /// The join fails; the connection is not, or no longer, in the document.
-    fn end_join(&mut self, id: ConnectionId, why: Refusal, now_ms: u64) {
+    pub(crate) fn end_join(&mut self, id: ConnectionId, why: Refusal, now_ms: u64) {
         self.answer_join(id, Err(why));
         self.depart(id, false, now_ms);
     }

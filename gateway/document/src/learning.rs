@@ -3,13 +3,14 @@
 //! In: entries, from publishes, fetches and replies; some known already, some beyond a gap. Out: `edit` and
 //! `edit-committed` for everybody who has joined, in version order without gaps.
 
-use std::{collections::VecDeque, sync::Arc};
+use std::sync::Arc;
 
 use crate::{
     Canonical, Command, ConnectionId, Document, Event, Logged, Mutation,
     connection::{Connection, Stage},
     cursors::move_position,
     edits::refusal,
+    queue::{EditQueue, Queued},
 };
 
 impl Document {
@@ -125,7 +126,7 @@ impl Document {
     /// The client's session cannot go on: what it sent and is not in the log is dropped, it joins again.
     pub(crate) fn send_rejoin(&mut self, id: ConnectionId) {
         let Some(connection) = self.connections.get_mut(&id) else { return };
-        connection.stage = Stage::Rejoining(Vec::new());
+        connection.stage = Stage::Rejoining(EditQueue::default());
         connection.reset();
         self.busy.remove(&id);
         self.waiting.remove(&id);
@@ -161,7 +162,7 @@ impl Document {
         let head = self.head().version;
         let edits_wait = self.waiting.iter().any(|id| {
             let inbox = self.connections.get(id).map(|connection| &connection.inbox);
-            inbox.and_then(VecDeque::front).is_some_and(|edit| edit.version > head)
+            inbox.and_then(EditQueue::front).is_some_and(|queued| queued.edit.version > head)
         });
         let joins_wait = self.joining.iter().any(|id| {
             matches!(self.connections.get(id).map(|connection| &connection.stage),
@@ -175,7 +176,7 @@ impl Document {
     fn refuse_ahead(&mut self, id: ConnectionId) {
         let head = self.head().version;
         let Some(connection) = self.connections.get_mut(&id) else { return };
-        if let Some(edit) = connection.inbox.pop_front_if(|edit| edit.version > head) {
+        if let Some(Queued { edit, .. }) = connection.inbox.pop_if(|edit| edit.version > head) {
             let message = format!("version {} is not in the log, which ends at {head}; join again", edit.version);
             let why = refusal(crate::Code::VersionAhead, message);
             self.refuse_edit(id, edit.reply, edit.seq, why);

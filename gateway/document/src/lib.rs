@@ -22,6 +22,7 @@ mod joins;
 mod learning;
 mod people;
 mod presence;
+mod queue;
 mod rows;
 mod settings;
 #[allow(missing_docs, reason = "most fields are said by their name and type; the others have a comment")]

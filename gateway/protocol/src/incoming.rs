@@ -67,6 +67,8 @@ pub struct EditEvent {
     pub document_id: Arc<str>,
     pub version: Version,
     pub ops: Delta,
+    /// Why the edit cannot be read, where only its document can: it still has a place among the edits of its session.
+    pub unreadable: Option<Box<Refusal>>,
     pub seq: Option<u64>,
     pub session: Option<Arc<str>>,
 }
@@ -76,8 +78,6 @@ pub struct EditEvent {
 pub struct Refused {
     /// Where it could be read.
     pub document_id: Option<Arc<str>>,
-    /// Of an edit: the session it named.
-    pub session: Option<Arc<str>>,
     /// What the client is told.
     pub refusal: Refusal,
 }
@@ -167,7 +167,7 @@ impl Refused {
             last_seq: None,
             retry_after_ms: None,
         };
-        Refused { document_id: None, session: None, refusal }
+        Refused { document_id: None, refusal }
     }
 
     fn of(document_id: &Arc<str>) -> impl Fn(String) -> Refused + use<> {
@@ -250,34 +250,39 @@ fn leave(json: &str) -> Result<ClientEvent, Refused> {
 
 fn edit(json: &str, limits: &Limits) -> Result<EditEvent, Refused> {
     let fields = fields("edit", json)?;
-    let document_id = document_id(&fields)?;
-    let refused = Refused::of(&document_id);
-    let seq = number("seq", fields.seq, 1).map_err(&refused)?;
-    let refused = |message| {
-        let mut refused = refused(message);
-        refused.refusal.seq = seq;
-        refused
+    let mut event = EditEvent {
+        document_id: document_id(&fields)?,
+        version: 0,
+        ops: Delta::new(),
+        unreadable: None,
+        seq: None,
+        session: None,
     };
-    let session = string("session", fields.session, SESSION_BYTES_MAX).map_err(refused)?;
-    let refused = |message| Refused { session: session.clone(), ..refused(message) };
-    let version = number("version", fields.version, 0)
-        .and_then(|version| version.ok_or_else(|| "version is missing: the last one that was applied".to_owned()))
-        .map_err(refused)?;
-    let ops = match fields.ops {
+    if let Err((code, message)) = read_edit(&fields, limits, &mut event) {
+        event.unreadable = Some(Box::new(Refusal { seq: event.seq, ..Refusal::new(code, message) }));
+    }
+    Ok(event)
+}
+
+/// Fills in what can be read, the session and the number first: they say which edits are relative to this one.
+fn read_edit(fields: &Fields<'_>, limits: &Limits, event: &mut EditEvent) -> Result<(), (Code, String)> {
+    let bad = |message| (Code::BadRequest, message);
+    let (session, seq) = (string("session", fields.session, SESSION_BYTES_MAX), number("seq", fields.seq, 1));
+    event.session = session.as_ref().ok().cloned().flatten();
+    event.seq = seq.as_ref().ok().copied().flatten();
+    session.map_err(bad)?;
+    seq.map_err(bad)?;
+    let version = number("version", fields.version, 0).map_err(bad)?;
+    event.version = version.ok_or_else(|| bad("version is missing: the last one that was applied".to_owned()))?;
+    event.ops = match fields.ops {
         None => Err("ops is missing: an array of Delta components".to_owned()),
         Some(raw) if raw.get().len() > limits.edit_bytes => {
             Err(format!("ops has {} bytes; an edit may have {}: send it in parts", raw.get().len(), limits.edit_bytes))
         }
         Some(raw) => delta::parse(raw.get()),
-    };
-    match ops {
-        Ok(ops) => Ok(EditEvent { version, ops, seq, session, document_id }),
-        Err(message) => {
-            let mut refused = refused(message);
-            refused.refusal.code = Code::OpInvalid;
-            Err(refused)
-        }
     }
+    .map_err(|message| (Code::OpInvalid, message))?;
+    Ok(())
 }
 
 fn cursor(json: &str) -> Result<ClientEvent, Refused> {

@@ -66,6 +66,7 @@ fn the_other_events_are_read() {
         document_id: "d".into(),
         version: 2,
         ops: Delta::new().insert("x", None),
+        unreadable: None,
         seq: None,
         session: None,
     };
@@ -113,14 +114,30 @@ fn refusals_say_what_to_write_instead() {
         ("token-refresh", "{}", Code::BadRequest, "token is missing"),
         ("shout", "{}", Code::BadRequest, "unknown event \"shout\""),
     ] {
-        let refused = read(name, json).unwrap_err();
-        assert_eq!(refused.refusal.code, code, "{name} {json}");
-        assert!(refused.refusal.message.contains(part), "{name} {json}: {}", refused.refusal.message);
+        let refusal = match read(name, json) {
+            Ok(ClientEvent::Edit(edit)) => *edit.unreadable.expect(json),
+            other => other.unwrap_err().refusal,
+        };
+        assert_eq!(refusal.code, code, "{name} {json}");
+        assert!(refusal.message.contains(part), "{name} {json}: {}", refusal.message);
     }
-    let refused = read("edit", r#"{"documentId":"d","version":1,"seq":7,"session":"s","ops":[{}]}"#).unwrap_err();
-    assert_eq!((refused.document_id.as_deref(), refused.refusal.seq), (Some("d"), Some(7)));
-    assert_eq!(refused.session.as_deref(), Some("s"));
     assert!(client_event("edit", &[], &LIMITS).unwrap_err().refusal.message.contains("needs a payload"));
+}
+
+#[test]
+fn an_edit_that_cannot_be_read_keeps_its_place() {
+    for (json, session, seq, code) in [
+        (r#"{"documentId":"d","version":1,"seq":7,"session":"s","ops":[{}]}"#, Some("s"), Some(7), Code::OpInvalid),
+        (r#"{"documentId":"d","seq":7,"session":"s","ops":[]}"#, Some("s"), Some(7), Code::BadRequest),
+        (r#"{"documentId":"d","version":1,"seq":"x","session":"s","ops":[]}"#, Some("s"), None, Code::BadRequest),
+        (r#"{"documentId":"d","version":1,"seq":7,"session":9,"ops":[]}"#, None, Some(7), Code::BadRequest),
+    ] {
+        let Ok(ClientEvent::Edit(edit)) = read("edit", json) else { panic!("{json}") };
+        let unreadable = edit.unreadable.expect(json);
+        assert_eq!((&*edit.document_id, edit.session.as_deref(), edit.seq), ("d", session, seq), "{json}");
+        assert_eq!((unreadable.code, unreadable.seq), (code, seq), "{json}");
+        assert!(edit.ops.is_empty());
+    }
 }
 
 #[test]

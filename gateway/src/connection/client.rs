@@ -36,17 +36,9 @@ pub(super) struct Client {
 struct Editor {
     user: User,
     client_id: Arc<str>,
-    joined: Vec<Joined>,
+    joined: Vec<Arc<str>>,
     early: Early,
     expiry: Option<Expiry>,
-}
-
-struct Joined {
-    document_id: Arc<str>,
-    /// Of the last join that was handed in.
-    session: Arc<str>,
-    /// An edit of it could not be read: what follows without a number has lost its context.
-    is_broken: bool,
 }
 
 struct Expiry {
@@ -85,7 +77,7 @@ impl Application for Client {
     async fn event(&mut self, event: Event<'_>) {
         let Event { name, reply, arguments, .. } = event;
         let parsed = protocol::client_event(name, arguments, &self.pod.limits);
-        self.handle(name, reply, parsed).await;
+        self.handle(reply, parsed).await;
     }
 
     /// When [`Application::deadline_passed`] has something to do.
@@ -102,7 +94,7 @@ impl Application for Client {
         let outbox = self.seat.outbox().clone();
         let editor = self.editor.as_mut()?;
         for (document_id, edit) in editor.early.expired(now) {
-            push(&outbox, Some(refuse_edit(&document_id, &edit, not_joined())));
+            push(&outbox, Some(refuse_early(&document_id, edit)));
         }
         let expiry = editor.expiry.as_mut()?;
         if expiry.at <= now {
@@ -132,7 +124,7 @@ impl Client {
     /// Tells the documents that the connection does not have them any more.
     async fn leave_all(&mut self, how: Leaving) {
         let connection = self.outbox().id();
-        for Joined { document_id, .. } in self.editor.take().map(|editor| editor.joined).unwrap_or_default() {
+        for document_id in self.editor.take().map(|editor| editor.joined).unwrap_or_default() {
             // A document that is closed already knows.
             let _ = self.pod.documents.send(&document_id, Input::Leave { connection, how, reply: None }).await;
         }
@@ -173,7 +165,7 @@ impl Client {
         Err(Ending::Transport { code: 1000, reason: "" })
     }
 
-    async fn handle(&mut self, name: &str, reply: Option<ReplyId>, event: Result<ClientEvent, Refused>) {
+    async fn handle(&mut self, reply: Option<ReplyId>, event: Result<ClientEvent, Refused>) {
         match event {
             Ok(ClientEvent::Join(join)) => self.join(join, reply).await,
             Ok(ClientEvent::Leave { document_id }) => self.leave(&document_id, reply).await,
@@ -187,7 +179,9 @@ impl Client {
                 self.hand_in(&document_id, reply, Input::Typing { connection, is_typing, reply }).await;
             }
             Ok(ClientEvent::TokenRefresh { token }) => self.refresh_token(&token, reply).await,
-            Err(refused) => self.refuse(name, reply, refused),
+            Err(Refused { document_id, refusal }) => {
+                self.outbox().push_text(&protocol::refused_answer(reply, document_id.as_deref(), &refusal));
+            }
         }
     }
 
@@ -198,12 +192,8 @@ impl Client {
         let session: Arc<str> = Arc::from(self.pod.registry.fresh_name());
         let outbox = self.seat.outbox().clone();
         let Some(editor) = &mut self.editor else { return };
-        let place = editor.joined.iter().position(|joined| joined.document_id == document_id);
-        let is_full = editor.joined.len() >= DOCUMENTS_MAX;
-        let joined = Joined { document_id: document_id.clone(), session: session.clone(), is_broken: false };
-        match place {
-            Some(place) => editor.joined[place] = joined,
-            None if is_full => {
+        if !editor.joined.contains(&document_id) {
+            if editor.joined.len() >= DOCUMENTS_MAX {
                 let mut refusal = Refusal::new(
                     Code::Overloaded,
                     format!(
@@ -214,7 +204,7 @@ impl Client {
                 outbox.push_text(&protocol::refused_answer(reply, Some(&document_id), &refusal));
                 return;
             }
-            None => editor.joined.push(joined),
+            editor.joined.push(document_id.clone());
         }
         let join = Join {
             connection: outbox.id(),
@@ -235,7 +225,7 @@ impl Client {
     async fn leave(&mut self, document_id: &Arc<str>, reply: Option<ReplyId>) {
         let connection = self.outbox().id();
         let Some(editor) = &mut self.editor else { return };
-        editor.joined.retain(|joined| joined.document_id != *document_id);
+        editor.joined.retain(|joined| joined != document_id);
         let leave = Input::Leave { connection, how: Leaving::Said, reply };
         if self.pod.documents.send(document_id, leave).await.is_err() {
             // Not being there is what was asked for.
@@ -244,16 +234,15 @@ impl Client {
     }
 
     async fn edit(&mut self, event: EditEvent, reply: Option<ReplyId>) {
-        let EditEvent { document_id, version, ops, seq, session } = event;
+        let EditEvent { document_id, version, ops, unreadable, seq, session } = event;
         let outbox = self.seat.outbox().clone();
-        let edit = Edit { connection: outbox.id(), version, ops, seq, session, reply };
+        let edit = Edit { connection: outbox.id(), version, ops, unreadable, seq, session, reply };
         let Some(editor) = &mut self.editor else { return };
-        if let Some(joined) = editor.joined.iter().find(|joined| joined.document_id == document_id) {
-            if joined.is_broken && edit.seq.is_none() {
-                let refusal = Refusal::new(Code::SeqGap, "an edit before this one was refused: join again");
-                outbox.push_text(&refuse_edit(&document_id, &edit, refusal));
-            } else if self.pod.documents.send(&document_id, Input::Edit(edit.clone())).await.is_err() {
-                outbox.push_text(&refuse_edit(&document_id, &edit, not_joined()));
+        if editor.joined.contains(&document_id) {
+            let (seq, is_anonymous) = (edit.seq, edit.session.is_none());
+            // When the document could not go on, whoever names a session was told to join again.
+            if self.pod.documents.send(&document_id, Input::Edit(edit)).await.is_err() && is_anonymous {
+                outbox.push_text(&refuse_edit(&document_id, seq, reply, not_joined()));
             }
             return;
         }
@@ -262,13 +251,13 @@ impl Client {
             return;
         }
         for (document_id, edit) in editor.early.keep(document_id, edit, Instant::now()) {
-            outbox.push_text(&refuse_edit(&document_id, &edit, not_joined()));
+            outbox.push_text(&refuse_early(&document_id, edit));
         }
     }
 
     /// A cursor or typing: only of documents that were joined.
     async fn hand_in(&self, document_id: &Arc<str>, reply: Option<ReplyId>, input: Input) {
-        let joined = self.editor.as_ref().is_some_and(|e| e.joined.iter().any(|j| j.document_id == *document_id));
+        let joined = self.editor.as_ref().is_some_and(|e| e.joined.contains(document_id));
         if !joined || self.pod.documents.send(document_id, input).await.is_err() {
             self.outbox().push_text(&protocol::refused_answer(reply, Some(document_id), &not_joined()));
         }
@@ -297,29 +286,20 @@ impl Client {
         };
         push(self.outbox(), answer);
     }
-
-    fn refuse(&mut self, name: &str, reply: Option<ReplyId>, refused: Refused) {
-        let Refused { document_id, session, refusal } = refused;
-        if let Some(editor) = self.editor.as_mut().filter(|_| name == "edit") {
-            let joined = editor.joined.iter_mut().find(|joined| Some(&joined.document_id) == document_id.as_ref());
-            // The same rule as for edits that can be read: another session's are dropped without an answer.
-            if session.is_some() && session != joined.as_ref().map(|joined| joined.session.clone()) {
-                return;
-            }
-            if let Some(joined) = joined {
-                joined.is_broken = true;
-            }
-        }
-        self.outbox().push_text(&protocol::refused_answer(reply, document_id.as_deref(), &refusal));
-    }
 }
 
 fn not_joined() -> Refusal {
     Refusal::new(Code::NotJoined, "join the document first: emit join-document")
 }
 
-fn refuse_edit(document_id: &str, edit: &Edit, refusal: Refusal) -> String {
-    protocol::refused_answer(edit.reply, Some(document_id), &Refusal { seq: edit.seq, ..refusal })
+/// There was no join, and perhaps more is wrong.
+fn refuse_early(document_id: &str, edit: Edit) -> String {
+    let refusal = edit.unreadable.map_or_else(not_joined, |unreadable| *unreadable);
+    refuse_edit(document_id, edit.seq, edit.reply, refusal)
+}
+
+fn refuse_edit(document_id: &str, seq: Option<u64>, reply: Option<ReplyId>, refusal: Refusal) -> String {
+    protocol::refused_answer(reply, Some(document_id), &Refusal { seq, ..refusal })
 }
 
 /// When a token ends on this process's clock, with the leeway that its verification has; `None` in some centuries.

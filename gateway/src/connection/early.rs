@@ -103,6 +103,7 @@ mod tests {
             connection: ConnectionId(1),
             version: 0,
             ops: Delta::new().insert(text, None),
+            unreadable: None,
             seq: None,
             session: None,
             reply: None,

@@ -97,15 +97,33 @@ async fn bad_ids_and_fields_are_bad_requests_that_say_what_to_write() {
         ("join-document", json!("x".repeat(129)), "documentId must be"),
         ("join-document", json!(7), "must be an object"),
         ("join-document", json!({"documentId": "d", "as": "html"}), "as must be"),
+        ("join-document", json!({"documentId": "d"}), ""),
         ("edit", json!({"documentId": "d", "ops": []}), "version is missing"),
         ("no-such-event", json!({}), "unknown event"),
     ] {
         let error = client.ask(name, payload.clone()).await["error"].clone();
+        if part.is_empty() {
+            assert!(error.is_null(), "{error}");
+            continue;
+        }
         assert_eq!(error["code"], "BAD_REQUEST", "{name} {payload}");
         assert!(error["message"].as_str().unwrap().contains(part), "{error}");
     }
     client.emit("join-document", json!("a b")).await;
     assert_eq!(client.event("error").await["code"], "BAD_REQUEST");
+}
+
+#[tokio::test]
+async fn an_edit_that_cannot_be_read_ends_the_session_at_its_place_before_the_join_too() {
+    let gateway = Gateway::alone().await;
+    let mut client = Client::connected(&gateway, "u1", "c1").await;
+    for ops in [json!([{"insert": "a"}]), json!([{"insert": 1}]), json!([{"retain": 1}, {"insert": "b"}])] {
+        client.emit("edit", json!({"documentId": "d", "version": 0, "ops": ops})).await;
+    }
+    client.emit("join-document", json!("d")).await;
+    assert_eq!(client.event("error").await["code"], "OP_INVALID");
+    assert_eq!(client.event("error").await["code"], "SEQ_GAP");
+    assert_eq!(client.event("document-joined").await["content"], "a");
 }
 
 #[tokio::test]

@@ -204,7 +204,8 @@ impl World {
             }
             Sent::Edit { version, session, seq, token, ops } => {
                 self.asked.insert(reply, Asked::Edit { connection: id, seq, token, session: session.clone() });
-                let edit = Edit { connection: id, version, ops, seq, session, reply: Some(reply) };
+                let reply = Some(reply);
+                let edit = Edit { connection: id, version, ops, unreadable: None, seq, session, reply };
                 if connection.known {
                     self.input(pod, Input::Edit(edit))
                 } else {

@@ -220,7 +220,8 @@ pub(crate) fn join(id: u64) -> Join {
 
 /// An edit whose callback has its number.
 pub(crate) fn edit(id: u64, version: Version, seq: Option<u64>, ops: Delta) -> Edit {
-    Edit { connection: ConnectionId(id), version, ops, seq, session: None, reply: seq.map(ReplyId) }
+    let reply = seq.map(ReplyId);
+    Edit { connection: ConnectionId(id), version, ops, unreadable: None, seq, session: None, reply }
 }
 
 /// What another pod commits; client `c1` belongs to user `u1`, others to `u9`.

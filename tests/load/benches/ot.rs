@@ -7,19 +7,17 @@ use ot::{Delta, Rope, Side};
 
 fn benches(criterion: &mut Criterion) {
     for name in ["sveltecomponent", "rustcode"] {
-        let Some(trace) = load::trace(name).expect("the trace reads") else {
-            eprintln!("SKIPPED: the trace {name} is absent");
-            continue;
-        };
+        let Some(trace) = traces::read(name).expect("the trace reads") else { continue };
+        let edits: Vec<Delta> = trace.edits.into_iter().map(|typed| typed.change).collect();
         let mut group = criterion.benchmark_group(name);
         group.sample_size(20);
-        group.throughput(Throughput::Elements(trace.edits.len() as u64));
+        group.throughput(Throughput::Elements(edits.len() as u64));
         group.bench_function("apply", |bencher| {
-            bencher.iter_batched(empty, |rope| replay(rope, &trace.edits), BatchSize::LargeInput);
+            bencher.iter_batched(empty, |rope| replay(rope, &edits), BatchSize::LargeInput);
         });
-        assert_eq!(replay(empty(), &trace.edits).text(), trace.end, "the benchmark must do the work");
+        assert_eq!(replay(empty(), &edits).text(), trace.end, "the benchmark must do the work");
         group.bench_function("transform", |bencher| {
-            let pairs: Vec<_> = trace.edits.windows(2).collect();
+            let pairs: Vec<_> = edits.windows(2).collect();
             bencher
                 .iter(|| pairs.iter().map(|pair| pair[0].transform(&pair[1], Side::Other).ops().len()).sum::<usize>());
         });

@@ -19,6 +19,7 @@ pub mod drain;
 pub mod http_client;
 pub mod lease;
 pub mod live;
+pub mod meter;
 pub mod metrics;
 pub mod open_files;
 pub mod outbox;

@@ -20,6 +20,18 @@ pub struct Live {
     pub accept_rate: u32,
     /// Connections a second that a drain closes.
     pub drain_rate: u32,
+    /// Connections of one user on this pod; one more ends the oldest.
+    pub max_connections_per_user: usize,
+    /// Documents that one connection may have open; an editor has one, a dashboard a few.
+    pub max_documents_per_connection: usize,
+    /// Joins a second of one connection.
+    pub join_rate: u32,
+    /// Cursors a second of one connection, and as many typing signals.
+    pub cursor_rate: u32,
+    /// Messages a second that are read of one connection; beyond it its socket is read more slowly.
+    pub message_rate: u32,
+    /// The same in bytes a second.
+    pub message_bytes_rate: u32,
     /// What is logged.
     pub log_level: LogLevel,
 }
@@ -57,6 +69,12 @@ pub struct Partial {
     pub max_connections: Option<usize>,
     pub accept_rate: Option<u32>,
     pub drain_rate: Option<u32>,
+    pub max_connections_per_user: Option<usize>,
+    pub max_documents_per_connection: Option<usize>,
+    pub join_rate: Option<u32>,
+    pub cursor_rate: Option<u32>,
+    pub message_rate: Option<u32>,
+    pub message_bytes_rate: Option<u32>,
     pub log_level: Option<LogLevel>,
 }
 
@@ -67,6 +85,12 @@ impl Partial {
             max_connections: self.max_connections.or(other.max_connections),
             accept_rate: self.accept_rate.or(other.accept_rate),
             drain_rate: self.drain_rate.or(other.drain_rate),
+            max_connections_per_user: self.max_connections_per_user.or(other.max_connections_per_user),
+            max_documents_per_connection: self.max_documents_per_connection.or(other.max_documents_per_connection),
+            join_rate: self.join_rate.or(other.join_rate),
+            cursor_rate: self.cursor_rate.or(other.cursor_rate),
+            message_rate: self.message_rate.or(other.message_rate),
+            message_bytes_rate: self.message_bytes_rate.or(other.message_bytes_rate),
             log_level: self.log_level.or(other.log_level),
         }
     }
@@ -78,6 +102,12 @@ impl From<Partial> for Live {
             max_connections: partial.max_connections.unwrap_or(15_000),
             accept_rate: partial.accept_rate.unwrap_or(500),
             drain_rate: partial.drain_rate.unwrap_or(200).max(1),
+            max_connections_per_user: partial.max_connections_per_user.unwrap_or(256),
+            max_documents_per_connection: partial.max_documents_per_connection.unwrap_or(64),
+            join_rate: partial.join_rate.unwrap_or(10),
+            cursor_rate: partial.cursor_rate.unwrap_or(30),
+            message_rate: partial.message_rate.unwrap_or(200),
+            message_bytes_rate: partial.message_bytes_rate.unwrap_or(1 << 20),
             log_level: partial.log_level.unwrap_or(LogLevel::Info),
         }
     }
@@ -119,6 +149,12 @@ fn apply(live: &mut Live, partial: &Partial) -> bool {
         max_connections: partial.max_connections.unwrap_or(live.max_connections),
         accept_rate: partial.accept_rate.unwrap_or(live.accept_rate),
         drain_rate: partial.drain_rate.unwrap_or(live.drain_rate).max(1),
+        max_connections_per_user: partial.max_connections_per_user.unwrap_or(live.max_connections_per_user),
+        max_documents_per_connection: partial.max_documents_per_connection.unwrap_or(live.max_documents_per_connection),
+        join_rate: partial.join_rate.unwrap_or(live.join_rate),
+        cursor_rate: partial.cursor_rate.unwrap_or(live.cursor_rate),
+        message_rate: partial.message_rate.unwrap_or(live.message_rate),
+        message_bytes_rate: partial.message_bytes_rate.unwrap_or(live.message_bytes_rate),
         log_level: partial.log_level.unwrap_or(live.log_level),
     };
     let changed = next != *live;

@@ -18,6 +18,13 @@ pub struct Refused {
     pub reason: &'static str,
 }
 
+/// What came too fast: `cursor`, `typing` or `join`.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct Limited {
+    /// From a fixed set in the code.
+    pub event: &'static str,
+}
+
 /// Counters that all parts of the process share. Cloning is cheap.
 #[derive(Clone)]
 pub struct Metrics {
@@ -36,6 +43,10 @@ pub struct Metrics {
     pub connects_held: Counter,
     /// Those that are held now.
     pub connects_waiting: Gauge,
+    /// Cursors, typing signals and joins that came too fast.
+    pub rate_limited: Family<Limited, Counter>,
+    /// Pauses of reading because a connection sent too fast.
+    pub reads_slowed: Counter,
     /// Documents that are open on this pod.
     pub documents: Gauge,
     /// Edits of this pod's clients that entered the log.
@@ -67,6 +78,8 @@ impl Default for Metrics {
             connections_refused: Family::default(),
             connects_held: Counter::default(),
             connects_waiting: Gauge::default(),
+            rate_limited: Family::default(),
+            reads_slowed: Counter::default(),
             documents: Gauge::default(),
             edits_committed: Counter::default(),
             edit_commit_seconds: histogram(),
@@ -84,6 +97,8 @@ impl Default for Metrics {
         registry.register("connections_refused", "Connections refused, by reason", m.connections_refused.clone());
         registry.register("connects_held", "CONNECTs held for an answer about them", m.connects_held.clone());
         registry.register("connects_waiting", "CONNECTs that are held now", m.connects_waiting.clone());
+        registry.register("rate_limited", "Events refused for their rate", m.rate_limited.clone());
+        registry.register("reads_slowed", "Pauses of a socket that sent too fast", m.reads_slowed.clone());
         registry.register("documents", "Documents open on this pod", m.documents.clone());
         registry.register("edits_committed", "Edits that entered the log", m.edits_committed.clone());
         registry.register("edit_commit_seconds", "An edit's arrival to its commit", m.edit_commit_seconds.clone());

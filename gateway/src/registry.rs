@@ -4,7 +4,7 @@
 //! back when it is dropped, claims for the other pods, and ids that are unique over pods and restarts.
 
 use std::{
-    collections::{HashMap, HashSet},
+    collections::HashMap,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicU64, Ordering},
@@ -25,6 +25,10 @@ use crate::{
 /// the rest is dropped.
 const CLAIMS_WAITING_MAX: usize = 1024;
 
+const OTHER_TOOK_OVER: &str =
+    "another connection with this clientId took over; give each editor instance a clientId of its own";
+const TOO_MANY: &str = "this user has too many connections, and this was the oldest: close those that are not needed";
+
 /// All connections of the pod; clones are the same.
 #[derive(Clone)]
 pub struct Registry {
@@ -42,18 +46,20 @@ struct Inner {
 #[derive(Default)]
 struct Table {
     connections: HashMap<ConnectionId, Outbox>,
-    editors: HashMap<Editor, Claimed>,
+    /// Of each user, the oldest first.
+    users: HashMap<Arc<str>, Vec<Claimed>>,
 }
 
 /// Which connection an editor has here, and since when.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 struct Claimed {
+    client_id: Arc<str>,
     id: ConnectionId,
     at_ms: u64,
 }
 
 /// One editor instance of one user.
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 struct Editor {
     user_id: Arc<str>,
     client_id: Arc<str>,
@@ -96,30 +102,27 @@ impl Registry {
         if claim.pod == self.inner.pod {
             return;
         }
-        let editor = Editor { user_id: claim.user_id.clone(), client_id: claim.client_id.clone() };
         let mut table = self.table();
-        let is_newer = |ours: &Claimed| (claim.at_ms, &claim.pod) > (ours.at_ms, &self.inner.pod);
-        if !table.editors.get(&editor).is_some_and(is_newer) {
-            return;
-        }
-        let replaced = table.editors.remove(&editor).and_then(|ours| table.connections.get(&ours.id).cloned());
+        let is_older = |ours: &Claimed| {
+            ours.client_id == claim.client_id && (claim.at_ms, &claim.pod) > (ours.at_ms, &self.inner.pod)
+        };
+        let replaced = table.take(&claim.user_id, is_older).and_then(|ours| table.connections.get(&ours.id).cloned());
         drop(table);
         if let Some(outbox) = replaced {
-            replace(&outbox);
+            replace(&outbox, OTHER_TOOK_OVER);
         }
     }
 
     /// The connections of a user at this moment.
     pub fn outboxes_of(&self, user_id: &str) -> Vec<Outbox> {
         let table = self.table();
-        let theirs = table.editors.iter().filter(|(editor, _)| *editor.user_id == *user_id);
-        theirs.filter_map(|(_, claimed)| table.connections.get(&claimed.id).cloned()).collect()
+        let theirs = table.users.get(user_id).into_iter().flatten();
+        theirs.filter_map(|claimed| table.connections.get(&claimed.id).cloned()).collect()
     }
 
     /// Everybody who is signed in at this moment, once.
     pub fn users(&self) -> Vec<Arc<str>> {
-        let users: HashSet<_> = self.table().editors.keys().map(|editor| editor.user_id.clone()).collect();
-        users.into_iter().collect()
+        self.table().users.keys().cloned().collect()
     }
 
     /// The outboxes of all connections at this moment.
@@ -155,24 +158,35 @@ impl Seat {
         &self.outbox
     }
 
-    /// From now on this connection is the editor's: one that was before is closed, here or on any pod.
-    pub fn claim(&mut self, user_id: &Arc<str>, client_id: &Arc<str>) {
-        let editor = Editor { user_id: user_id.clone(), client_id: client_id.clone() };
-        let claimed = Claimed { id: self.outbox.id(), at_ms: now_ms() };
+    /// From now on this connection is the editor's: one that was before is closed, here or on any pod. If the user has
+    /// `most` connections on this pod already, the oldest ends for good: it is the tab that was forgotten, or the first of
+    /// a program that opens too many, and nobody comes back to be refused again and again.
+    pub fn claim(&mut self, user_id: &Arc<str>, client_id: &Arc<str>, most: usize) {
+        let claimed = Claimed { client_id: client_id.clone(), id: self.outbox.id(), at_ms: now_ms() };
+        let at_ms = claimed.at_ms;
         let mut table = self.registry.table();
-        let before = table.editors.insert(editor.clone(), claimed);
-        let replaced = before.and_then(|before| table.connections.get(&before.id).cloned());
+        let before = table.take(user_id, |claimed| claimed.client_id == *client_id);
+        // Most users have one connection, and no room for more is kept.
+        let theirs = table.users.entry(user_id.clone()).or_insert_with(|| Vec::with_capacity(1));
+        let oldest = (theirs.len() >= most.max(1)).then(|| theirs.remove(0));
+        theirs.push(claimed);
+        let [before, oldest] =
+            [before, oldest].map(|gone| gone.and_then(|gone| table.connections.get(&gone.id).cloned()));
         drop(table);
-        if let Some(outbox) = replaced {
-            replace(&outbox);
+        if let Some(outbox) = before {
+            replace(&outbox, OTHER_TOOK_OVER);
         }
-        self.editor = Some(editor);
+        if let Some(outbox) = oldest {
+            self.registry.inner.metrics.refuse("max_connections_per_user");
+            replace(&outbox, TOO_MANY);
+        }
+        self.editor = Some(Editor { user_id: user_id.clone(), client_id: client_id.clone() });
         let claim = Claim {
             user_id: user_id.clone(),
             client_id: client_id.clone(),
             pod: self.registry.inner.pod.clone(),
             connection: self.outbox.id().0,
-            at_ms: claimed.at_ms,
+            at_ms,
         };
         // Full or gone: see CLAIMS_WAITING_MAX.
         let _ = self.registry.inner.claims.try_send(claim);
@@ -190,9 +204,17 @@ impl Seat {
 
 impl Table {
     fn forget(&mut self, editor: &Editor, id: ConnectionId) {
-        if self.editors.get(editor).is_some_and(|claimed| claimed.id == id) {
-            self.editors.remove(editor);
+        self.take(&editor.user_id, |claimed| claimed.id == id);
+    }
+
+    /// Takes out the user's connection that is meant.
+    fn take(&mut self, user_id: &Arc<str>, is_meant: impl Fn(&Claimed) -> bool) -> Option<Claimed> {
+        let theirs = self.users.get_mut(user_id)?;
+        let taken = theirs.iter().position(is_meant).map(|place| theirs.remove(place));
+        if theirs.is_empty() {
+            self.users.remove(user_id);
         }
+        taken
     }
 }
 
@@ -212,15 +234,9 @@ fn now_ms() -> u64 {
     u64::try_from(now.as_millis()).unwrap_or(u64::MAX)
 }
 
-fn replace(outbox: &Outbox) {
-    let refusal = Refusal {
-        code: Code::ClientReplaced,
-        message: "another connection with this clientId took over; give each editor instance a clientId of its own"
-            .into(),
-        seq: None,
-        last_seq: None,
-        retry_after_ms: None,
-    };
+fn replace(outbox: &Outbox, why: &str) {
+    let refusal =
+        Refusal { code: Code::ClientReplaced, message: why.into(), seq: None, last_seq: None, retry_after_ms: None };
     outbox.push_text(&protocol::error(None, &refusal));
     outbox.close(Ending::Disconnect);
 }
@@ -260,10 +276,10 @@ mod tests {
     fn the_second_connection_of_an_editor_replaces_the_first_one() {
         let (registry, mut claims) = registry("p");
         let [mut first, mut second, mut other] = [(); 3].map(|()| registry.admit(9).unwrap());
-        first.claim(&"u".into(), &"c".into());
-        other.claim(&"v".into(), &"c".into());
+        first.claim(&"u".into(), &"c".into(), 9);
+        other.claim(&"v".into(), &"c".into(), 9);
         assert!(!first.outbox().is_closing());
-        second.claim(&"u".into(), &"c".into());
+        second.claim(&"u".into(), &"c".into(), 9);
         assert!(first.outbox().is_closing() && !second.outbox().is_closing() && !other.outbox().is_closing());
         // The first one's end must not forget who sits there now.
         drop(first);
@@ -279,6 +295,28 @@ mod tests {
         registry.claimed_elsewhere(&claim);
         assert!(second.outbox().is_closing());
         assert_eq!(claims.try_recv().map(|claim| claim.client_id), Ok("c".into()));
+    }
+
+    #[test]
+    fn one_connection_too_many_ends_the_users_oldest() {
+        let (registry, _claims) = registry("p");
+        let mut seats: Vec<Seat> = Vec::new();
+        for number in 0..5 {
+            let mut seat = registry.admit(9).unwrap();
+            seat.claim(&"u".into(), &format!("c{number}").into(), 3);
+            seats.push(seat);
+        }
+        let mut other = registry.admit(9).unwrap();
+        other.claim(&"v".into(), &"c".into(), 3);
+        let is_closing = |seat: &Seat| seat.outbox().is_closing();
+        assert_eq!(seats.iter().map(is_closing).collect::<Vec<_>>(), [true, true, false, false, false]);
+        assert_eq!((registry.outboxes_of("u").len(), registry.outboxes_of("v").len()), (3, 1));
+        // One that comes again as itself takes its own place and no other's.
+        let mut again = registry.admit(9).unwrap();
+        again.claim(&"u".into(), &"c3".into(), 3);
+        assert_eq!(seats.iter().map(is_closing).collect::<Vec<_>>(), [true, true, false, true, false]);
+        drop((seats, again));
+        assert_eq!((registry.outboxes_of("u").len(), registry.table().users.len()), (0, 1));
     }
 
     #[test]

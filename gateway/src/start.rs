@@ -146,6 +146,7 @@ pub async fn assemble(config: &Config, live: watch::Receiver<Live>, backend: Bac
         documents,
         registry,
         tickets,
+        live: live.clone(),
         metrics: metrics.clone(),
         limits: Limits { edit_bytes: config.edit_bytes_max },
         ping_interval: config.ping_interval,

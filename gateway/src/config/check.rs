@@ -38,6 +38,12 @@ impl Flags {
             max_connections: self.max_connections,
             accept_rate: self.accept_rate,
             drain_rate: self.drain_rate,
+            max_connections_per_user: self.max_connections_per_user,
+            max_documents_per_connection: self.max_documents_per_connection,
+            join_rate: self.join_rate,
+            cursor_rate: self.cursor_rate,
+            message_rate: self.message_rate,
+            message_bytes_rate: self.message_bytes_rate,
             log_level: self.log_level,
         };
         let file = match &self.config {

@@ -106,6 +106,24 @@ pub(super) struct Flags {
     /// A YAML file of the settings that change while it runs; its keys are flag names.
     #[arg(long, env = "COLLAB_CONFIG")]
     pub(super) config: Option<PathBuf>,
+    /// Connections of one user on this pod; one more ends the oldest.
+    #[arg(long, env = "COLLAB_MAX_CONNECTIONS_PER_USER")]
+    pub(super) max_connections_per_user: Option<usize>,
+    /// Documents that one connection may have open; an editor has one, a dashboard a few.
+    #[arg(long, env = "COLLAB_MAX_DOCUMENTS_PER_CONNECTION")]
+    pub(super) max_documents_per_connection: Option<usize>,
+    /// Joins a second of one connection.
+    #[arg(long, env = "COLLAB_JOIN_RATE")]
+    pub(super) join_rate: Option<u32>,
+    /// Cursors a second of one connection, and as many typing signals.
+    #[arg(long, env = "COLLAB_CURSOR_RATE")]
+    pub(super) cursor_rate: Option<u32>,
+    /// Messages a second that are read of one connection; beyond it its socket is read more slowly.
+    #[arg(long, env = "COLLAB_MESSAGE_RATE")]
+    pub(super) message_rate: Option<u32>,
+    /// The same in bytes a second.
+    #[arg(long, env = "COLLAB_MESSAGE_BYTES_RATE")]
+    pub(super) message_bytes_rate: Option<u32>,
     /// error, warn, info, debug or trace.
     #[arg(long, env = "COLLAB_LOG_LEVEL")]
     pub(super) log_level: Option<live::LogLevel>,

@@ -9,7 +9,12 @@ use document::{Answer, Code, Edit, Input, Join, Leaving, Refusal, ReplyId, User}
 use protocol::{Auth, ClientEvent, EditEvent, JoinEvent, Refused};
 use tokio::time::Instant;
 
-use super::{Application, Event, Handled, Pod, UNKNOWN_MESSAGE_BYTES_MAX, early::Early, push};
+use super::{
+    Application, Event, Handled, Pod, UNKNOWN_MESSAGE_BYTES_MAX,
+    early::Early,
+    pace::{Pace, Paced},
+    push,
+};
 use crate::{
     auth::{Denial, NoClaims},
     outbox::{Ending, Outbox},
@@ -17,8 +22,6 @@ use crate::{
     sign_in::NotIn,
 };
 
-/// Documents that one connection may have joined at a time; an editor has one, a dashboard a few.
-const DOCUMENTS_MAX: usize = 64;
 /// When somebody may try again who was refused for a passing reason.
 const RETRY_MS: u64 = 2_000;
 /// How long before its end a token is said to expire.
@@ -28,6 +31,7 @@ const EXPIRY_NOTICE: Duration = Duration::from_secs(60);
 pub(super) struct Client {
     pod: Arc<Pod>,
     seat: Seat,
+    pace: Pace,
     /// Set by CONNECT.
     editor: Option<Box<Editor>>,
 }
@@ -54,6 +58,10 @@ impl Application for Client {
 
     fn message_bytes_max(&self) -> usize {
         if self.editor.is_some() { self.pod.message_bytes_max() } else { UNKNOWN_MESSAGE_BYTES_MAX }
+    }
+
+    fn was_read(&mut self, messages: usize, bytes: usize) -> Duration {
+        self.pace.was_read(messages, bytes, &self.pod.live.borrow(), &self.pod.metrics)
     }
 
     fn has_namespace(&self, name: &str) -> bool {
@@ -114,7 +122,7 @@ impl Application for Client {
 
 impl Client {
     pub(super) fn new(pod: Arc<Pod>, seat: Seat) -> Client {
-        Client { pod, seat, editor: None }
+        Client { pod, seat, pace: Pace::new(), editor: None }
     }
 
     fn outbox(&self) -> &Outbox {
@@ -141,7 +149,8 @@ impl Client {
             }
         };
         let client_id = auth.client_id.unwrap_or_else(|| Arc::from(self.pod.registry.fresh_name()));
-        self.seat.claim(&user.id, &client_id);
+        let most = self.pod.live.borrow().max_connections_per_user;
+        self.seat.claim(&user.id, &client_id, most);
         let outbox = self.seat.outbox();
         outbox.push_text(&protocol::connected(&self.pod.registry.fresh_name()));
         if let Some(host) = &self.pod.demo_host {
@@ -167,22 +176,39 @@ impl Client {
 
     async fn handle(&mut self, reply: Option<ReplyId>, event: Result<ClientEvent, Refused>) {
         match event {
-            Ok(ClientEvent::Join(join)) => self.join(join, reply).await,
+            Ok(ClientEvent::Join(join)) => {
+                if self.may(Paced::Join, &join.document_id, reply) {
+                    self.join(join, reply).await;
+                }
+            }
             Ok(ClientEvent::Leave { document_id }) => self.leave(&document_id, reply).await,
             Ok(ClientEvent::Edit(edit)) => self.edit(edit, reply).await,
             Ok(ClientEvent::Cursor { document_id, version, position }) => {
-                let connection = self.outbox().id();
-                self.hand_in(&document_id, reply, Input::Cursor { connection, version, position, reply }).await;
+                if self.may(Paced::Cursor, &document_id, reply) {
+                    let connection = self.outbox().id();
+                    self.hand_in(&document_id, reply, Input::Cursor { connection, version, position, reply }).await;
+                }
             }
             Ok(ClientEvent::Typing { document_id, is_typing }) => {
-                let connection = self.outbox().id();
-                self.hand_in(&document_id, reply, Input::Typing { connection, is_typing, reply }).await;
+                if self.may(Paced::Typing, &document_id, reply) {
+                    let connection = self.outbox().id();
+                    self.hand_in(&document_id, reply, Input::Typing { connection, is_typing, reply }).await;
+                }
             }
             Ok(ClientEvent::TokenRefresh { token }) => self.refresh_token(&token, reply).await,
             Err(Refused { document_id, refusal }) => {
                 self.outbox().push_text(&protocol::refused_answer(reply, document_id.as_deref(), &refusal));
             }
         }
+    }
+
+    /// Whether one more of these may come now; if not, the client was told when.
+    fn may(&mut self, paced: Paced, document_id: &Arc<str>, reply: Option<ReplyId>) -> bool {
+        let taken = self.pace.take(paced, &self.pod.live.borrow(), &self.pod.metrics);
+        if let Err(refusal) = &taken {
+            self.outbox().push_text(&protocol::refused_answer(reply, Some(document_id), refusal));
+        }
+        taken.is_ok()
     }
 
     async fn join(&mut self, event: JoinEvent, reply: Option<ReplyId>) {
@@ -193,12 +219,11 @@ impl Client {
         let outbox = self.seat.outbox().clone();
         let Some(editor) = &mut self.editor else { return };
         if !editor.joined.contains(&document_id) {
-            if editor.joined.len() >= DOCUMENTS_MAX {
+            let most = self.pod.live.borrow().max_documents_per_connection;
+            if editor.joined.len() >= most {
                 let mut refusal = Refusal::new(
                     Code::Overloaded,
-                    format!(
-                        "one connection may have {DOCUMENTS_MAX} documents open: leave one, or use another connection"
-                    ),
+                    format!("one connection may have {most} documents open: leave one, or use another connection"),
                 );
                 refusal.retry_after_ms = Some(RETRY_MS);
                 outbox.push_text(&protocol::refused_answer(reply, Some(&document_id), &refusal));

@@ -6,6 +6,7 @@
 
 mod client;
 mod early;
+mod pace;
 mod socket;
 mod socketio;
 
@@ -13,14 +14,14 @@ pub use socketio::{Application, Event, SocketIo};
 
 use std::{
     sync::{
-        Arc,
+        Arc, LazyLock,
         atomic::{AtomicBool, Ordering},
     },
     time::Duration,
 };
 
 use protocol::{EnginePacket, Handshake, Malformed};
-use tokio::{net::TcpStream, time::Instant};
+use tokio::{net::TcpStream, sync::watch, time::Instant};
 use tokio_util::task::TaskTracker;
 use websocket::{Decoder, Message};
 
@@ -28,6 +29,7 @@ use crate::{
     auth::Authenticator,
     connection::{client::Client, socket::Written},
     documents::Documents,
+    live::Live,
     metrics::Metrics,
     outbox::{Ending, Outbox},
     registry::{Registry, Seat},
@@ -51,6 +53,9 @@ const MESSAGE_BYTES_MIN: usize = 64 * 1024;
 /// Before CONNECT nobody needs more than a token.
 const UNKNOWN_MESSAGE_BYTES_MAX: usize = 64 * 1024;
 
+/// Who stops the reading of a connection that sends too fast; no document has this id.
+static PACE: LazyLock<Arc<str>> = LazyLock::new(|| Arc::from("{pace}"));
+
 /// What connections need of their pod.
 pub struct Pod {
     /// Verifies tokens.
@@ -63,6 +68,8 @@ pub struct Pod {
     pub registry: Registry,
     /// Checks what lets people come back first.
     pub tickets: Tickets,
+    /// Limits and rates that change while it runs.
+    pub live: watch::Receiver<Live>,
     /// The counters.
     pub metrics: Metrics,
     /// Limits of events.
@@ -98,6 +105,8 @@ pub trait Service: Send {
     fn outbox(&self) -> &Outbox;
     /// The largest message that is read from now on.
     fn message_bytes_max(&self) -> usize;
+    /// Takes note of what one read brought, and tells how long to read nothing more.
+    fn was_read(&mut self, messages: usize, bytes: usize) -> Duration;
     /// Handles the text of an Engine.IO message.
     fn message(&mut self, text: &str) -> impl Future<Output = Handled> + Send;
     /// Handles a binary message.
@@ -218,9 +227,18 @@ async fn read(
     heard: &AtomicBool,
 ) -> Over {
     let mut messages = Vec::new();
+    let mut length = first.len();
     let mut fed = decoder.feed(&first, &mut messages);
     drop(first);
+    // Until when nothing more is read, because too much came too fast.
+    let mut slowed: Option<Instant> = None;
     loop {
+        let wait = service.was_read(messages.len(), std::mem::take(&mut length));
+        if !wait.is_zero() {
+            slowed = Some(Instant::now() + wait);
+            // What is not read is not heard either: the heartbeat must know.
+            service.outbox().pause_reading(&PACE, true);
+        }
         for message in std::mem::take(&mut messages) {
             // Boxed: what handling needs must not be part of every idle connection.
             match Box::pin(handle(service, message)).await {
@@ -236,18 +254,25 @@ async fn read(
         }
         let outbox = service.outbox();
         let readable = async {
+            if let Some(until) = slowed {
+                // Boxed: rare, and a timer is large.
+                Box::pin(tokio::time::sleep_until(until)).await;
+                outbox.pause_reading(&PACE, false);
+            }
             outbox.resumed().await;
             stream.readable().await
         };
         let deadline = service.deadline();
         tokio::select! {
             readable = readable => {
+                slowed = None;
                 if readable.is_err() {
                     return Over::Lost;
                 }
                 match socket::read_once(stream, decoder, &mut messages) {
-                    Ok(Some(result)) => {
+                    Ok(Some((read, result))) => {
                         heard.store(true, Ordering::Relaxed);
+                        length = read;
                         fed = result;
                     }
                     Ok(None) => {}

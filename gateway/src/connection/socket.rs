@@ -33,7 +33,7 @@ pub(super) enum Written {
     Lost,
 }
 
-/// Reads what is there, once. `None` if there was nothing after all.
+/// Reads what is there, once: how many bytes, and whether they were in order. `None` if there was nothing after all.
 ///
 /// # Errors
 /// When the peer has closed or the socket failed.
@@ -41,10 +41,10 @@ pub(super) fn read_once(
     stream: &TcpStream,
     decoder: &mut Decoder,
     messages: &mut Vec<Message>,
-) -> io::Result<Option<Result<(), Violation>>> {
+) -> io::Result<Option<(usize, Result<(), Violation>)>> {
     BUFFER.with_borrow_mut(|buffer| match stream.try_read(buffer) {
         Ok(0) => Err(io::ErrorKind::UnexpectedEof.into()),
-        Ok(length) => Ok(Some(decoder.feed(&buffer[..length], messages))),
+        Ok(length) => Ok(Some((length, decoder.feed(&buffer[..length], messages)))),
         Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(None),
         Err(error) => Err(error),
     })

@@ -35,6 +35,11 @@ pub trait Application: Send {
     fn outbox(&self) -> &Outbox;
     /// The largest message that is read from now on.
     fn message_bytes_max(&self) -> usize;
+    /// Takes note of what one read brought, and tells how long to read nothing more.
+    fn was_read(&mut self, messages: usize, bytes: usize) -> Duration {
+        let _ = (messages, bytes);
+        Duration::ZERO
+    }
     /// Bytes of attachments that are kept for one event; at 0 events with attachments are refused.
     fn attachment_bytes_max(&self) -> usize {
         0
@@ -179,6 +184,10 @@ impl<A: Application> Service for SocketIo<A> {
 
     fn message_bytes_max(&self) -> usize {
         self.application.message_bytes_max()
+    }
+
+    fn was_read(&mut self, messages: usize, bytes: usize) -> Duration {
+        self.application.was_read(messages, bytes)
     }
 
     async fn message(&mut self, text: &str) -> Handled {

@@ -93,6 +93,10 @@ impl Service for Engine {
         MESSAGE_BYTES_MAX
     }
 
+    fn was_read(&mut self, _messages: usize, _bytes: usize) -> Duration {
+        Duration::ZERO
+    }
+
     async fn message(&mut self, text: &str) -> Handled {
         self.outbox().push_text(&format!("4{text}"));
         Ok(())

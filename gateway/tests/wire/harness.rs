@@ -39,8 +39,7 @@ pub(crate) struct Gateway {
     stop: CancellationToken,
     serving: JoinHandle<()>,
     _owned: Owned,
-    // Keeps the other end of the live settings.
-    _live: watch::Sender<collab_gateway::live::Live>,
+    pub(crate) live: watch::Sender<collab_gateway::live::Live>,
     _files: tempfile::TempDir,
 }
 
@@ -75,7 +74,7 @@ impl Gateway {
         let address = listener.local_addr().unwrap();
         let stop = CancellationToken::new();
         let serving = tokio::spawn(Arc::clone(&server).serve(listener, stop.clone()));
-        Gateway { address, server, store, admin, stop, serving, _owned: owned, _live: settings, _files: files }
+        Gateway { address, server, store, admin, stop, serving, _owned: owned, live: settings, _files: files }
     }
 
     /// Sends a whole HTTP request and gives back the whole answer.

@@ -9,6 +9,7 @@ mod drain;
 mod editing;
 mod harness;
 mod hostile;
+mod limits;
 mod public_keys;
 mod refusals;
 #[path = "../signers/mod.rs"]

@@ -1,7 +1,7 @@
 //! What applications say they changed, carried to whoever must know on this pod; and what nobody said, found by looking.
 //!
 //! In: `collab:changed`, as the bus heard it; answers that turned out to be old; time. Out: forgotten answers, accesses
-//! that open documents read again, and closed connections of users whom the directory does not know any more.
+//! that open documents read again, new names in them, and closed connections of users whom the directory does not know any more.
 
 use std::{sync::Arc, time::Duration};
 
@@ -60,11 +60,11 @@ pub(crate) async fn hear(
         documents.access_changed(change.document_id.as_deref(), change.user_id.as_ref());
         let Some(user_id) = change.user_id.filter(|_| change.document_id.is_none()) else { continue };
         if looks.len() < CHANGED_MAX {
-            let (directory, registry) = (directory.clone(), registry.clone());
+            let (directory, documents, registry) = (directory.clone(), documents.clone(), registry.clone());
             looks.spawn(async move {
                 directory.unshare(&user_id).await;
                 if !registry.outboxes_of(&user_id).is_empty() {
-                    look_again(&directory, &registry, user_id).await;
+                    look_again(&directory, &documents, &registry, user_id, true).await;
                 }
             });
         }
@@ -72,7 +72,7 @@ pub(crate) async fn hear(
 }
 
 /// Reads everybody who is signed in again, once a minute, for good.
-pub(crate) async fn look_again_at_users(directory: Directory, registry: Registry) {
+pub(crate) async fn look_again_at_users(directory: Directory, documents: Documents, registry: Registry) {
     if !directory.has_users() {
         return std::future::pending().await;
     }
@@ -80,13 +80,27 @@ pub(crate) async fn look_again_at_users(directory: Directory, registry: Registry
     loop {
         minutes.tick().await;
         let users = futures_util::stream::iter(registry.users());
-        users.for_each_concurrent(LOOKS_MAX, |user_id| look_again(&directory, &registry, user_id)).await;
+        users
+            .for_each_concurrent(LOOKS_MAX, |user_id| look_again(&directory, &documents, &registry, user_id, false))
+            .await;
     }
 }
 
-async fn look_again(directory: &Directory, registry: &Registry, user_id: Arc<str>) {
+async fn look_again(
+    directory: &Directory,
+    documents: &Documents,
+    registry: &Registry,
+    user_id: Arc<str>,
+    is_said: bool,
+) {
+    let before = directory.remembered(&user_id);
     match directory.look_again(&user_id).await {
-        Ok(Known::ByClaims | Known::As(_)) => {}
+        Ok(Known::ByClaims) => {}
+        Ok(Known::As(user)) => {
+            if is_said || before.as_ref() != Some(&user) {
+                documents.user_changed(&user);
+            }
+        }
         Ok(Known::Gone) => {
             for outbox in registry.outboxes_of(&user_id) {
                 // The client comes back by itself and is told why it may not.

@@ -8,6 +8,7 @@ use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
+use document::User;
 use tokio::sync::{Notify, mpsc, watch};
 
 use crate::{
@@ -115,6 +116,15 @@ impl Documents {
             if let Err(mpsc::error::TrySendError::Full(mail)) = mailbox.try_send(mail) {
                 tokio::spawn(async move { mailbox.send(mail).await });
             }
+        }
+    }
+
+    /// Tells every document what a user is called now.
+    pub fn user_changed(&self, user: &User) {
+        let mailboxes: Vec<_> = self.inner.open().values().cloned().collect();
+        for mailbox in mailboxes {
+            // One that is swamped shows the old name a little longer.
+            let _ = mailbox.try_send(Mail::Input(document::Input::User(user.clone())));
         }
     }
 

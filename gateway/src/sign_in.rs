@@ -73,6 +73,11 @@ impl SignIn {
         result.unwrap_or(Err(NotIn::Away(why)))
     }
 
+    /// The same user as heard last: a name may have changed since the sign-in.
+    pub fn as_known(&self, user: &User) -> User {
+        self.directory.remembered(&user.id).unwrap_or_else(|| user.clone())
+    }
+
     async fn try_until_answered(&self, token: Option<&str>, why: &mut &'static str) -> Result<(Claims, User), NotIn> {
         let mut pause = PAUSE_MIN;
         loop {

@@ -174,6 +174,12 @@ async fn changes_reach_both_gateways(engine: Engine) {
         assert!(started.elapsed() < Duration::from_secs(2), "{:?}", started.elapsed());
     }
     assert_eq!(ann.ask("edit", insert(0, "secret")).await, json!({"version": 1}));
+    // A new name, seen by who joins on the other gateway.
+    redis.set::<_, _, ()>("user:ann", r#"{"id":"ann","name":"Anna"}"#).await.unwrap();
+    redis.set::<_, _, ()>("doc:d:access:bob", "read").await.unwrap();
+    assert!(two.post(r#"{"userId":"ann"}"#).await.starts_with("HTTP/1.1 202 "));
+    eventually("the new name is shown", async || bob.join(json!("d")).await["activeUsers"][0]["name"] == json!("Anna"))
+        .await;
     redis.del::<_, ()>("user:ann").await.unwrap();
     let started = Instant::now();
     redis.publish::<_, _, ()>("collab:changed", r#"{"userId":"ann"}"#).await.unwrap();

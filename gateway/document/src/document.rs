@@ -191,6 +191,7 @@ impl Document {
             Input::PresenceWritten(is_ok) => self.presence.written(is_ok, now_ms),
             Input::PodsLive { live, lapsed } => self.presence.pods_live(&live, lapsed, now_ms),
             Input::Missed => self.on_missed(now_ms),
+            Input::User(user) => self.on_user(&user, now_ms),
             Input::Access { user_id, role } => self.on_access(&user_id, role, now_ms),
             Input::Saved(version) => self.on_saved(version),
             Input::Durable { ticket } => self.on_durable(ticket),

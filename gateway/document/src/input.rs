@@ -49,6 +49,8 @@ pub enum Input {
         user_id: Arc<str>,
         role: Option<Role>,
     },
+    /// What a user is called now.
+    User(User),
     /// A message of another pod about this document.
     Peer {
         pod: Arc<str>,

@@ -66,6 +66,14 @@ impl Document {
         }
     }
 
+    /// A new name or picture is shown to whoever joins from now on, here and on other pods.
+    pub(crate) fn on_user(&mut self, user: &User, now_ms: u64) {
+        for connection in self.connections.values_mut().filter(|connection| connection.user.id == user.id) {
+            connection.user = user.clone();
+        }
+        self.presence.rename(user, now_ms);
+    }
+
     pub(crate) fn on_cursor(
         &mut self,
         id: ConnectionId,

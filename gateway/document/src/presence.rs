@@ -132,6 +132,18 @@ impl Presence {
         self.settle(&user.id, now_ms);
     }
 
+    /// A user who is connected here has another name or picture.
+    pub(crate) fn rename(&mut self, user: &User, now_ms: u64) {
+        let Some(local) = self.local.get_mut(&user.id).filter(|local| local.user != *user) else { return };
+        local.user = user.clone();
+        // Whoever is only waited for is written again when they come back.
+        if local.gone_at_ms.is_none() {
+            local.row_connections = 0;
+            self.write_row(&user.id);
+        }
+        self.settle(&user.id, now_ms);
+    }
+
     /// A connection of this user is gone; `lost`: its transport broke, so that it may be back soon.
     pub(crate) fn leave(&mut self, user_id: &Arc<str>, lost: bool, now_ms: u64) {
         let Some(local) = self.local.get_mut(user_id) else { return };

@@ -233,7 +233,7 @@ impl Client {
         }
         let join = Join {
             connection: outbox.id(),
-            user: editor.user.clone(),
+            user: self.pod.sign_in.as_known(&editor.user),
             client_id: editor.client_id.clone(),
             form,
             version,

@@ -196,6 +196,11 @@ impl<V: Clone + PartialEq + Send + Sync + 'static> Memory<V> {
         state.everything_changed = state.last;
     }
 
+    /// What was answered last, however long ago and whatever was said since.
+    pub(super) fn last(&self, key: &Arc<str>) -> Answer<V> {
+        self.inner.entries.get(key).and_then(|entry| entry.answer)
+    }
+
     /// The answer that is remembered, unless it was forgotten.
     fn remembered(&self, question: &Question) -> Option<Entry<V>> {
         let entry = self.inner.entries.get(&question.key)?;

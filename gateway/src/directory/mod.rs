@@ -221,6 +221,11 @@ impl Directory {
         }
     }
 
+    /// A user as this pod heard last, without asking anybody.
+    pub fn remembered(&self, user_id: &Arc<str>) -> Option<User> {
+        self.inner.users.last(user_id)
+    }
+
     /// A user who signed in before, as the directory knows it now; the other pods can read that too.
     ///
     /// # Errors

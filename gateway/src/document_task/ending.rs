@@ -60,6 +60,7 @@ impl Task {
             | Input::PodsLive { .. }
             | Input::Missed
             | Input::Access { .. }
+            | Input::User(_)
             | Input::Presence { .. }
             | Input::Saved(_)
             | Input::Durable { .. }

@@ -229,6 +229,48 @@ async fn a_user_who_is_deleted_is_closed_when_it_is_said() {
     assert!(stage.answer("ann").await.contains("USER_NOT_FOUND"));
 }
 
+fn name_of(joined: &Value, user_id: &str) -> Value {
+    joined["activeUsers"].as_array().unwrap().iter().find(|user| user["id"] == user_id).unwrap()["name"].clone()
+}
+
+#[tokio::test]
+async fn a_new_name_reaches_open_documents_when_it_is_said_and_without_a_word_within_a_minute() {
+    let web = Web::start().await;
+    let bus = MemoryBus::default();
+    let store = MemoryStore::new(bus.clone());
+    let url = web.url("");
+    // Hours of heartbeats are not what this is about.
+    let flags = ["--user-directory-url", &url, "--ping-interval", "10h"];
+    let gateway = Gateway::over(store, bus.clone(), Trust::Everything, &flags).await;
+    for user in ["ann", "bob"] {
+        web.says(&format!("/users/{user}"), 200, json!({"name": format!("Old {user}")}).to_string());
+    }
+    let (mut ann, _) = Client::joined(&gateway, "ann", "a1", "d").await;
+    let (mut bob, joined) = Client::joined(&gateway, "bob", "b1", "d").await;
+    assert_eq!(name_of(&joined, "ann"), "Old ann");
+    web.says("/users/ann", 200, r#"{"name":"Said"}"#);
+    Bus::Memory(bus).publish(CHANGED_CHANNEL, r#"{"userId":"ann"}"#.into());
+    while name_of(&bob.join(json!("d")).await, "ann") == "Old ann" {}
+    assert_eq!(name_of(&bob.join(json!("d")).await, "ann"), "Said");
+    // The connection that signed in under the old name brings the new one along.
+    ann.join(json!("e")).await;
+    assert_eq!(name_of(&bob.join(json!("e")).await, "ann"), "Said");
+    web.says("/users/ann", 200, r#"{"name":"Found"}"#);
+    web.says("/users/bob", 404, "");
+    let asked = web.asked("/users/ann");
+    tokio::time::pause();
+    tokio::time::advance(Duration::from_secs(61)).await;
+    tokio::time::resume();
+    web.until_asked("/users/ann", asked + 1).await;
+    assert_eq!(bob.close_code().await, Some(1008), "whom the directory does not know any more");
+    web.says("/users/eve", 200, r#"{"name":"Eve"}"#);
+    let (mut eve, mut joined) = Client::joined(&gateway, "eve", "e1", "d").await;
+    while name_of(&joined, "ann") == "Said" {
+        joined = eve.join(json!("d")).await;
+    }
+    assert_eq!(name_of(&joined, "ann"), "Found");
+}
+
 #[tokio::test]
 async fn alone_with_an_access_webhook_names_come_from_claims_and_roles_from_the_application() {
     let web = Web::start().await;

@@ -47,6 +47,13 @@ kosoku() { # Autobahn's WebSocket cases
   "$COLLAB_CACHE/kosoku/bin/pip" install --quiet --disable-pip-version-check kosoku==0.1.0
 }
 
+python_socketio() { # the stock Python client
+  [ -x "$COLLAB_CACHE/python-socketio/bin/python" ] && "$COLLAB_CACHE/python-socketio/bin/python" -c 'import socketio, aiohttp' 2>/dev/null && return
+  say "installing python-socketio into a virtual environment"
+  python3 -m venv "$COLLAB_CACHE/python-socketio"
+  "$COLLAB_CACHE/python-socketio/bin/pip" install --quiet --disable-pip-version-check python-socketio==5.18.1 aiohttp
+}
+
 npm_modules() { # folder: installs when the lock file is newer than what is there
   local folder=$1
   [ "$folder/node_modules/.package-lock.json" -nt "$folder/package-lock.json" ] && return
@@ -65,6 +72,7 @@ demo_page() {
 debian_packages
 valkey
 kosoku
+python_socketio
 npm_modules gateway/client
 npm_modules tests/js
 demo_page

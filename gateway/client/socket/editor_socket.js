@@ -48,12 +48,13 @@ export class EditorSocket {
    * @param {(event: string, payload: object, now: () => void) => void} [options.deliver] decides when an event of the
    *   document gets to the client core; for tests that hold events back
    * @param {object} [options.io] further options of socket.io-client
+   * @param {typeof io} [options.open] `io` of the socket.io-client to use, where it is not the one installed here
    */
-  constructor({ url, documentId, token, as = 'delta', clientId = newClientId(), deliver, io: options = {} }) {
+  constructor({ url, documentId, token, as = 'delta', clientId = newClientId(), deliver, io: options = {}, open = io }) {
     this.document = new DocumentClient({ documentId, clientId, as })
     this.token = token
     this.deliver = deliver ?? ((_event, _payload, now) => now())
-    this.socket = io(url, {
+    this.socket = open(url, {
       transports: ['websocket'],
       forceNew: true,
       autoConnect: false,

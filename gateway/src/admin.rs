@@ -28,6 +28,7 @@ use tokio::{net::TcpListener, task::JoinSet};
 
 use crate::{
     bus::{Bus, CHANGED_CHANNEL},
+    drain::Readiness,
     metrics::Metrics,
     store::Store,
 };
@@ -58,10 +59,16 @@ impl State {
         Self { metrics, store, bus, draining: Arc::default() }
     }
 
-    /// From now on `/readyz` says no.
-    pub fn drain(&self) {
-        self.draining.store(true, Ordering::Release);
+    /// The pod drains: from now on `/readyz` says no, unless it is to stay ready.
+    pub fn drain(&self, readiness: Readiness) {
+        self.draining.fetch_or(readiness == Readiness::Off, Ordering::AcqRel);
         self.metrics.draining.set(1);
+    }
+
+    /// It does not any more.
+    pub fn welcome(&self) {
+        self.draining.store(false, Ordering::Release);
+        self.metrics.draining.set(0);
     }
 
     async fn ready(&self) -> Result<(), &'static str> {

@@ -115,6 +115,11 @@ impl Admission {
         self.draining.store(true, Ordering::Release);
     }
 
+    /// From now on they may again.
+    pub fn welcome(&self) {
+        self.draining.store(false, Ordering::Release);
+    }
+
     /// Whether a TCP connection that was just accepted is worth its handshake; if not, it is to be closed unheard.
     pub fn arrives(&self, arrival: Arrival) -> bool {
         let factor = match arrival {

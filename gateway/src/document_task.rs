@@ -7,6 +7,7 @@
 mod access;
 mod ending;
 mod people;
+mod settling;
 
 use std::{
     collections::{BTreeSet, HashMap},
@@ -63,6 +64,7 @@ pub(crate) async fn run(inner: Arc<Inner>, id: Arc<str>, mail: mpsc::Receiver<Ma
         seen: BTreeSet::new(),
         lapses,
         access: access::Accesses::default(),
+        settling: Vec::new(),
     };
     loop {
         match task.open().await {
@@ -111,6 +113,8 @@ struct Task {
     /// How often this pod's lease had run out when the document was told last.
     lapses: u64,
     access: access::Accesses,
+    /// Whoever wants to know when nobody waits for an answer.
+    settling: Vec<settling::Settling>,
 }
 
 /// A future's answer.
@@ -233,6 +237,7 @@ impl Task {
             if let Err(end) = flow {
                 return end;
             }
+            self.tell_settled(document);
             if !self.committing {
                 for connection in self.left.drain(..) {
                     self.access.left(connection);
@@ -261,6 +266,10 @@ impl Task {
             }
             Mail::AccessChanged { user_id, is_said } => {
                 self.access_changed(user_id, is_said);
+                Ok(())
+            }
+            Mail::Settle { connection, settled } => {
+                self.settling.push(settling::Settling { connection, settled });
                 Ok(())
             }
         }

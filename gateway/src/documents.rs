@@ -6,10 +6,14 @@
 use std::{
     collections::HashMap,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
 };
 
-use document::User;
-use tokio::sync::{Notify, mpsc, watch};
+use document::{ConnectionId, User};
+use tokio::{
+    sync::{Notify, mpsc, oneshot, watch},
+    time::timeout,
+};
 
 use crate::{
     bus::Bus, directory::Directory, document_task, lease::Lease, metrics::Metrics, outbox::Outbox, store::Store,
@@ -68,6 +72,11 @@ pub(crate) enum Mail {
         user_id: Option<Arc<str>>,
         /// Somebody said so of this document or this user.
         is_said: bool,
+    },
+    /// Say when this connection, or everybody, waits for nothing any more.
+    Settle {
+        connection: Option<ConnectionId>,
+        settled: oneshot::Sender<()>,
     },
 }
 
@@ -128,6 +137,19 @@ impl Documents {
         }
     }
 
+    /// Waits until the document has answered everything that this connection handed in before this, or has ended.
+    pub async fn settle(&self, document_id: &str, connection: ConnectionId) {
+        let Some(mailbox) = self.inner.open().get(document_id).cloned() else { return };
+        ask_to_settle(mailbox, Some(connection)).await;
+    }
+
+    /// How many open documents have edits that are not in the log, or do not say within `patience`.
+    pub async fn unsettled(&self, patience: Duration) -> usize {
+        let mailboxes: Vec<_> = self.inner.open().values().cloned().collect();
+        let asked = mailboxes.into_iter().map(|mailbox| timeout(patience, ask_to_settle(mailbox, None)));
+        futures_util::future::join_all(asked).await.into_iter().filter(Result::is_err).count()
+    }
+
     /// How many documents are open.
     pub fn count(&self) -> usize {
         self.inner.open().len()
@@ -158,6 +180,16 @@ impl Documents {
         drop(open);
         tokio::spawn(document_task::run(Arc::clone(&self.inner), Arc::clone(document_id), mail));
         mailbox
+    }
+}
+
+/// Answered by the document, or by its end.
+async fn ask_to_settle(mailbox: mpsc::Sender<Mail>, connection: Option<ConnectionId>) {
+    let (settled, is_settled) = oneshot::channel();
+    if mailbox.send(Mail::Settle { connection, settled }).await.is_ok() {
+        // The task is waited for, not its mailbox: a sender would keep the document open.
+        drop(mailbox);
+        let _ = is_settled.await;
     }
 }
 

@@ -10,6 +10,7 @@ pub mod bus;
 mod changes;
 pub mod config;
 pub mod connection;
+pub mod control;
 pub mod demo;
 pub mod directory;
 mod document_io;

@@ -6,7 +6,8 @@ use anyhow::Context;
 use collab_gateway::{
     admin,
     config::{Config, Loading},
-    drain::{self, Pace},
+    control,
+    drain::{Drain, Outcome},
     live::{self, Live},
     open_files,
     start::{self, Running},
@@ -44,7 +45,7 @@ fn main() -> ExitCode {
         }
     };
     match runtime.block_on(run(config)) {
-        Ok(()) => ExitCode::SUCCESS,
+        Ok(code) => code,
         Err(error) => {
             tracing::error!("{error:#}");
             ExitCode::FAILURE
@@ -52,7 +53,7 @@ fn main() -> ExitCode {
     }
 }
 
-async fn run(config: Config) -> anyhow::Result<()> {
+async fn run(config: Config) -> anyhow::Result<ExitCode> {
     let (settings, live) = watch::channel(config.live.clone());
     follow_settings(&config, settings, live.clone())?;
     open_files::warn_if_few(open_files::raise_limit(), config.live.max_connections);
@@ -63,6 +64,10 @@ async fn run(config: Config) -> anyhow::Result<()> {
     let private = TcpListener::bind(config.admin_listen)
         .await
         .with_context(|| format!("--admin-listen {}", config.admin_listen))?;
+    let control = match &config.control_socket {
+        None => None,
+        Some(path) => Some(control::bind(path).with_context(|| format!("--control-socket {}", path.display()))?),
+    };
     let Running { server, admin, owned } = start::start(&config, live.clone()).await?;
     tracing::info!(listen = %public.local_addr()?, admin = %private.local_addr()?, "ready for connections");
 
@@ -70,31 +75,45 @@ async fn run(config: Config) -> anyhow::Result<()> {
     let serving = tokio::spawn(Arc::clone(&server).serve(public, stop.clone()));
     let probes = tokio::spawn(admin::serve(private, admin.clone(), stop.clone().cancelled_owned()));
 
+    let drain = Drain::new(server, admin, live);
+    let moving = tokio::spawn(drain.clone().run());
+    let agent = control.map(|listener| {
+        tokio::spawn(control::serve(listener, drain.clone(), config.drain_deadline, stop.clone().cancelled_owned()))
+    });
+
     tokio::select! {
         _ = terminate.recv() => {}
         _ = interrupt.recv() => {}
     }
-    admin.drain();
-    let hurry = CancellationToken::new();
     let closing = if config.redis.is_some() { DOCUMENTS_CLOSING } else { DOCUMENTS_CLOSING_ALONE };
-    let pace = Pace { per_second: live.borrow().drain_rate, deadline: config.drain_deadline, closing };
-    let draining = drain::drain(&server, pace, &hurry);
-    tokio::pin!(draining);
-    loop {
+    let ending = drain.end(config.drain_deadline, closing);
+    tokio::pin!(ending);
+    let outcome = loop {
         tokio::select! {
-            () = &mut draining => break,
-            _ = terminate.recv() => hurry.cancel(),
-            _ = interrupt.recv() => hurry.cancel(),
+            outcome = &mut ending => break outcome,
+            _ = terminate.recv() => drain.hurry(),
+            _ = interrupt.recv() => drain.hurry(),
         }
-    }
+    };
     stop.cancel();
+    moving.abort();
     owned.stop().await;
-    for task in [serving, probes] {
-        // Both end with `stop`.
+    for task in [Some(serving), Some(probes), agent].into_iter().flatten() {
+        // All end with `stop`.
         let _ = tokio::time::timeout(Duration::from_secs(1), task).await;
     }
-    tracing::info!("drained");
-    Ok(())
+    if let Some(path) = &config.control_socket {
+        // The next process replaces one that is left.
+        let _ = std::fs::remove_file(path);
+    }
+    let Outcome { connections_left, documents_unsettled } = outcome;
+    if outcome.is_clean() {
+        tracing::info!("drained");
+        Ok(ExitCode::SUCCESS)
+    } else {
+        tracing::error!(connections_left, documents_unsettled, "not all that was under way could be finished");
+        Ok(ExitCode::FAILURE)
+    }
 }
 
 /// Starts the log and follows the file of live settings, the log's level among them.

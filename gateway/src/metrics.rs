@@ -63,6 +63,8 @@ pub struct Metrics {
     pub divergence: Counter,
     /// 1 while this pod drains.
     pub draining: Gauge,
+    /// Connections that a drain has still to see gone.
+    pub drain_connections_left: Gauge,
 }
 
 impl Default for Metrics {
@@ -88,6 +90,7 @@ impl Default for Metrics {
             slow_consumers: Counter::default(),
             divergence: Counter::default(),
             draining: Gauge::default(),
+            drain_connections_left: Gauge::default(),
         };
         let m = &metrics;
         registry.register("connections", "Connections that are open now", m.connections.clone());
@@ -106,6 +109,8 @@ impl Default for Metrics {
         registry.register("edit_delivery_seconds", "Commit to socket write", m.edit_delivery_seconds.clone());
         registry.register("slow_consumers", "Connections closed for not reading", m.slow_consumers.clone());
         registry.register("divergence", "Copies found to differ", m.divergence.clone());
+        let left = m.drain_connections_left.clone();
+        registry.register("drain_connections_left", "Connections that a drain has still to see gone", left);
         registry.register("draining", "1 while this pod drains", m.draining.clone());
         metrics.registry = Arc::new(registry);
         metrics
@@ -150,6 +155,7 @@ mod tests {
             "collab_gateway_slow_consumers_total 0",
             "collab_gateway_divergence_total 0",
             "collab_gateway_draining 0",
+            "collab_gateway_drain_connections_left 0",
         ] {
             assert!(text.contains(name), "{name} is missing in\n{text}");
         }

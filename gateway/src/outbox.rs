@@ -16,7 +16,10 @@ use std::{
 use bytes::{Buf, Bytes};
 use document::ConnectionId;
 use prometheus_client::metrics::counter::Counter;
-use tokio::{net::TcpStream, sync::Notify};
+use tokio::{
+    net::TcpStream,
+    sync::{Notify, mpsc},
+};
 
 /// Bytes that may wait besides snapshots. What a slow phone needs for minutes of editing by others; one frame is always
 /// taken, whatever its size.
@@ -24,9 +27,6 @@ pub const WAITING_BYTES_MAX: usize = 1024 * 1024;
 
 /// Bytes of snapshots that may wait: the connection asks for one at a time, but joins of several documents overlap.
 pub const SNAPSHOT_BYTES_MAX: usize = 32 * 1024 * 1024;
-
-/// Who stops the reading of a connection that is about to be closed; no document has this id.
-pub const DRAIN: &str = "{drain}";
 
 /// Frames that one write takes: enough to fill a segment with small ones, few enough for the stack.
 pub const FRAMES_PER_WRITE: usize = 64;
@@ -62,6 +62,7 @@ struct Shared {
     /// Wakes the owner to read again, or to go on with joins.
     resumed: Notify,
     paused: AtomicBool,
+    settling: AtomicBool,
     /// Counts connections that are closed because they do not read.
     slow_consumers: Counter,
 }
@@ -72,6 +73,8 @@ struct Queue {
     bytes: usize,
     snapshot_bytes: usize,
     ending: Option<Ending>,
+    /// Who is told when everything that was read is answered.
+    settled: Option<mpsc::UnboundedSender<ConnectionId>>,
     /// Documents that stop the reading; the connection's number of documents bounds it.
     paused_by: Vec<Arc<str>>,
     /// Where anybody may write at once.
@@ -95,6 +98,7 @@ impl Outbox {
             changed: Notify::new(),
             resumed: Notify::new(),
             paused: AtomicBool::new(false),
+            settling: AtomicBool::new(false),
             slow_consumers,
         };
         Outbox { shared: Arc::new(shared) }
@@ -154,8 +158,8 @@ impl Outbox {
         self.push(websocket::text_frame(text));
     }
 
-    /// Stops reading the connection's socket, or goes on when nobody else stops it. `who` is a document's id, or
-    /// [`DRAIN`]; to stop it twice is the same as once. What was read already is still handled.
+    /// Stops reading the connection's socket, or goes on when nobody else stops it. `who` is a document's id;
+    /// to stop it twice is the same as once. What was read already is still handled.
     pub fn pause_reading(&self, who: &Arc<str>, pause: bool) {
         let mut queue = self.queue();
         queue.paused_by.retain(|other| other != who);
@@ -170,6 +174,35 @@ impl Outbox {
         }
     }
 
+    /// Reads nothing more, and says so on `settled` by this connection's id once everything that was read before is
+    /// answered, or the connection is over. It has no way back: [`Outbox::close`] must follow.
+    pub fn settle(&self, settled: mpsc::UnboundedSender<ConnectionId>) {
+        let mut queue = self.queue();
+        if queue.ending == Some(Ending::Drop) {
+            drop(queue);
+            let _ = settled.send(self.id());
+            return;
+        }
+        queue.settled = Some(settled);
+        drop(queue);
+        self.shared.settling.store(true, Ordering::Release);
+        // The task that reads is the one that writes.
+        self.shared.changed.notify_one();
+    }
+
+    /// Whether nothing more is to be read.
+    pub fn is_settling(&self) -> bool {
+        self.shared.settling.load(Ordering::Acquire)
+    }
+
+    /// For the owner of the socket: everything that was read is answered.
+    pub fn settled(&self) {
+        if let Some(settled) = self.queue().settled.take() {
+            // Whoever asked may be gone.
+            let _ = settled.send(self.id());
+        }
+    }
+
     /// Whether reading is stopped.
     pub fn is_paused(&self) -> bool {
         self.shared.paused.load(Ordering::Acquire)
@@ -181,11 +214,16 @@ impl Outbox {
         if queue.ending.is_none() || ending == Ending::Drop {
             queue.ending = Some(ending);
         }
+        let mut settled = None;
         if ending == Ending::Drop {
             // Whoever still has this handle must not keep the socket open.
             queue.socket = None;
+            settled = queue.settled.take();
         }
         drop(queue);
+        if let Some(settled) = settled {
+            let _ = settled.send(self.id());
+        }
         self.shared.changed.notify_one();
     }
 

@@ -87,6 +87,11 @@ impl Server {
         self.admission.drain();
     }
 
+    /// From now on they are not.
+    pub fn welcome(&self) {
+        self.admission.welcome();
+    }
+
     /// Takes connections until `stop`.
     pub async fn serve(self: Arc<Self>, listener: TcpListener, stop: CancellationToken) {
         loop {

@@ -25,6 +25,7 @@ mod presence;
 mod queue;
 mod rows;
 mod settings;
+mod settled;
 #[allow(missing_docs, reason = "most fields are said by their name and type; the others have a comment")]
 mod types;
 mod window;

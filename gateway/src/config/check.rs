@@ -61,6 +61,7 @@ impl Flags {
             document_bytes_max: self.max_document_bytes,
             edit_bytes_max: self.max_edit_bytes,
             drain_deadline: self.drain_deadline,
+            control_socket: self.control_socket,
             ping_interval: self.ping_interval,
             ping_timeout: self.ping_timeout,
             demo: self.demo,

@@ -79,6 +79,9 @@ pub(super) struct Flags {
     /// Connections a second that a drain closes.
     #[arg(long, env = "COLLAB_DRAIN_RATE")]
     pub(super) drain_rate: Option<u32>,
+    /// A unix socket for the pod's agent: drain, status. It exists only where this names it.
+    #[arg(long, env = "COLLAB_CONTROL_SOCKET")]
+    pub(super) control_socket: Option<PathBuf>,
     /// Browsers' origins that may connect; none means any.
     #[arg(long, env = "COLLAB_ALLOWED_ORIGINS", value_delimiter = ',')]
     pub(super) allowed_origins: Vec<String>,

@@ -45,6 +45,8 @@ pub struct Config {
     pub edit_bytes_max: usize,
     /// How long a drain may take.
     pub drain_deadline: Duration,
+    /// Where the pod's agent connects.
+    pub control_socket: Option<PathBuf>,
     /// Between two heartbeats.
     pub ping_interval: Duration,
     /// How long a client may take to answer one.

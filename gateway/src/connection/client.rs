@@ -115,6 +115,14 @@ impl Application for Client {
         None
     }
 
+    async fn settle(&mut self) {
+        let Some(editor) = &self.editor else { return };
+        let connection = self.outbox().id();
+        for document_id in &editor.joined {
+            self.pod.documents.settle(document_id, connection).await;
+        }
+    }
+
     async fn end(&mut self) {
         self.leave_all(Leaving::Lost).await;
     }

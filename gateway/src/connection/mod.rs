@@ -13,17 +13,20 @@ mod socketio;
 pub use socketio::{Application, Event, SocketIo};
 
 use std::{
+    future::poll_fn,
+    io,
     sync::{
         Arc, LazyLock,
         atomic::{AtomicBool, Ordering},
     },
+    task::Poll,
     time::Duration,
 };
 
 use protocol::{EnginePacket, Handshake, Malformed};
 use tokio::{net::TcpStream, sync::watch, time::Instant};
 use tokio_util::task::TaskTracker;
-use websocket::{Decoder, Message};
+use websocket::{Decoder, Message, Violation};
 
 use crate::{
     auth::Authenticator,
@@ -42,6 +45,11 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// How long a closed connection may take to take its last bytes and to close its side.
 const GOODBYE_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// Reads of what has arrived already when a connection is asked to settle: no client fills it faster than it is read.
+const LAST_READS: u8 = 4;
+/// How long such a read may take to find out whether there is anything.
+const LAST_READ_WAIT: Duration = Duration::from_millis(10);
 
 /// Messages above this many times the edit limit end the connection; smaller ones are read, and refused with their
 /// acknowledgement.
@@ -115,6 +123,10 @@ pub trait Service: Send {
     fn deadline(&self) -> Option<Instant>;
     /// Does what is due.
     fn deadline_passed(&mut self) -> Option<Ending>;
+    /// Waits until everything that was handed in is answered; nothing more will be.
+    fn settle(&mut self) -> impl Future<Output = ()> + Send {
+        std::future::ready(())
+    }
     /// The connection is over.
     fn end(&mut self) -> impl Future<Output = ()> + Send;
 }
@@ -228,6 +240,7 @@ async fn read(
 ) -> Over {
     let mut messages = Vec::new();
     let mut length = first.len();
+    let mut last_reads = LAST_READS;
     let mut fed = decoder.feed(&first, &mut messages);
     drop(first);
     // Until when nothing more is read, because too much came too fast.
@@ -252,7 +265,28 @@ async fn read(
             tracing::debug!(%violation, "closing a connection");
             return Over::Close(Ending::Transport { code: violation.close_code(), reason: "" });
         }
+        if service.outbox().is_settling() {
+            // What has arrived before may be an edit that its client will not send again.
+            if last_reads > 0 && !service.outbox().is_paused() {
+                last_reads -= 1;
+                match Box::pin(last_read(stream, decoder, &mut messages)).await {
+                    Ok(Some((read, result))) => {
+                        length = read;
+                        fed = result;
+                        continue;
+                    }
+                    Ok(None) => {}
+                    Err(_) => return Over::Lost,
+                }
+            }
+            Box::pin(service.settle()).await;
+            service.outbox().settled();
+            // Nothing is read any more; the writer sees the end, which comes when it is this connection's turn.
+            return std::future::pending().await;
+        }
         let outbox = service.outbox();
+        // The wake-up is the writer's, which is in the same task.
+        let settling = poll_fn(|_| if outbox.is_settling() { Poll::Ready(()) } else { Poll::Pending });
         let readable = async {
             if let Some(until) = slowed {
                 // Boxed: rare, and a timer is large.
@@ -279,12 +313,25 @@ async fn read(
                     Err(_) => return Over::Lost,
                 }
             }
+            () = settling => {}
             () = until(deadline) => {
                 if let Some(ending) = service.deadline_passed() {
                     return Over::Close(ending);
                 }
             }
         }
+    }
+}
+
+/// What is there now; nothing after [`LAST_READ_WAIT`].
+async fn last_read(
+    stream: &TcpStream,
+    decoder: &mut Decoder,
+    messages: &mut Vec<Message>,
+) -> io::Result<Option<(usize, Result<(), Violation>)>> {
+    match tokio::time::timeout(LAST_READ_WAIT, stream.readable()).await {
+        Ok(readable) => readable.and_then(|()| socket::read_once(stream, decoder, messages)),
+        Err(_) => Ok(None),
     }
 }
 

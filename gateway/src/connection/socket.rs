@@ -90,7 +90,7 @@ pub(super) async fn write(
             () = sleep_until(deadline) => {
                 let now = Instant::now();
                 // While nothing is read, nothing can be heard.
-                if heard.swap(false, Ordering::Relaxed) || outbox.is_paused() {
+                if heard.swap(false, Ordering::Relaxed) || outbox.is_paused() || outbox.is_settling() {
                     dead_at = None;
                 } else if dead_at.is_some_and(|dead_at| dead_at <= now) {
                     tracing::debug!("a client did not answer the heartbeat");

@@ -58,6 +58,10 @@ pub trait Application: Send {
     fn deadline(&self) -> Option<Instant>;
     /// Does what is due.
     fn deadline_passed(&mut self) -> Option<Ending>;
+    /// Waits until everything that was handed in is answered; nothing more will be.
+    fn settle(&mut self) -> impl Future<Output = ()> + Send {
+        std::future::ready(())
+    }
     /// The connection is over.
     fn end(&mut self) -> impl Future<Output = ()> + Send;
 }
@@ -226,6 +230,10 @@ impl<A: Application> Service for SocketIo<A> {
             return Some(Ending::Transport { code: 1008, reason: "no CONNECT" });
         }
         self.application.deadline_passed()
+    }
+
+    async fn settle(&mut self) {
+        self.application.settle().await;
     }
 
     async fn end(&mut self) {

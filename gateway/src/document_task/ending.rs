@@ -21,7 +21,7 @@ impl Task {
         while let Some(mail) = self.mail.recv().await {
             let input = match mail {
                 Mail::Input(input) => input,
-                Mail::AccessChanged { .. } => continue,
+                Mail::AccessChanged { .. } | Mail::Settle { .. } => continue,
                 Mail::Join { outbox, join } => {
                     self.outboxes.insert(join.connection, outbox);
                     for edit in &join.early {

@@ -4,7 +4,13 @@
 //! gateway, joins again as the contract says, and resends what is not confirmed.
 #![allow(dead_code, clippy::unwrap_used)]
 
-use std::{collections::VecDeque, io::Write, net::SocketAddr, sync::Arc, time::Duration};
+use std::{
+    collections::VecDeque,
+    io::Write,
+    net::SocketAddr,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use collab_gateway::{
     config::Config,
@@ -21,7 +27,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::servers::PATIENCE;
 
-const SECRET: &str = "a secret that only tests know";
+pub const SECRET: &str = "a secret that only tests know";
 /// Edits that an editor has under way; enough for batches and contexts to matter.
 const UNDER_WAY: usize = 6;
 
@@ -90,7 +96,7 @@ impl Drop for Gateway {
 pub struct Editor {
     pub user: String,
     pub client_id: String,
-    document: String,
+    pub document: String,
     gateways: Vec<SocketAddr>,
     next_gateway: usize,
     socket: Option<Socket>,
@@ -105,6 +111,10 @@ pub struct Editor {
     pub joins_with_edits: usize,
     /// Events other than edits, for tests that look at them.
     pub heard: Vec<(String, Value)>,
+    /// When its socket was closed, and with which code.
+    pub closes: Vec<(Instant, Option<u16>)>,
+    /// When it was told of a drain, and after how many milliseconds it was to be closed.
+    pub hints: Vec<(Instant, u64)>,
     random: StdRng,
 }
 
@@ -129,6 +139,8 @@ impl Editor {
             joins_with_content: 0,
             joins_with_edits: 0,
             heard: Vec::new(),
+            closes: Vec::new(),
+            hints: Vec::new(),
             random: StdRng::seed_from_u64(seed),
         }
     }
@@ -193,7 +205,14 @@ impl Editor {
         let message = self.socket.as_mut().unwrap().next().await;
         match message {
             Some(Ok(Message::Text(text))) => self.message(&text).await,
-            Some(Ok(Message::Close(_)) | Err(_)) | None => self.cut(),
+            Some(Ok(Message::Close(frame))) => {
+                self.closes.push((Instant::now(), frame.map(|frame| frame.code.into())));
+                self.cut();
+            }
+            Some(Err(_)) | None => {
+                self.closes.push((Instant::now(), None));
+                self.cut();
+            }
             Some(Ok(_)) => {}
         }
     }
@@ -276,6 +295,7 @@ impl Editor {
                 let join = json!({"documentId": self.document, "as": "delta", "session": self.session, "seq": first});
                 self.send(format!("421{}", json!(["join-document", join]))).await;
             }
+            "draining" => self.hints.push((Instant::now(), payload["reconnectAfterMs"].as_u64().unwrap())),
             "error" => {
                 self.heard.push((name.to_owned(), payload.clone()));
                 self.again(payload).await;
@@ -340,7 +360,14 @@ impl Editor {
         }
     }
 
-    async fn insert(&mut self, token: &str) {
+    /// From now on it connects here only.
+    pub fn moves_to(&mut self, gateway: SocketAddr) {
+        self.gateways = vec![gateway];
+        self.cut();
+    }
+
+    /// Types one token at a random place, without waiting.
+    pub async fn insert(&mut self, token: &str) {
         let mut length = self.confirmed.length_utf16();
         for (_, ops) in &self.unconfirmed {
             length += ops.plain_text().len();

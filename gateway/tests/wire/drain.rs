@@ -2,26 +2,27 @@
 
 use std::time::Duration;
 
-use collab_gateway::drain::{self, Pace};
+use collab_gateway::drain::{Drain, Outcome};
 use serde_json::json;
-use tokio_util::sync::CancellationToken;
 
 use crate::harness::{Client, Gateway, PATIENCE};
 
+const CLEAN: Outcome = Outcome { connections_left: 0, documents_unsettled: 0 };
+
+fn drain(gateway: &Gateway) -> Drain {
+    let drain = Drain::new(gateway.server.clone(), gateway.admin.clone(), gateway.live.subscribe());
+    tokio::spawn(drain.clone().run());
+    drain
+}
+
 #[tokio::test]
 async fn a_drain_hints_refuses_newcomers_answers_edits_and_closes_transports() {
-    let gateway = Gateway::alone().await;
+    let gateway = Gateway::start(collab_gateway::directory::Trust::Everything, &["--drain-rate=10"]).await;
     let (mut ann, _) = Client::joined(&gateway, "ann", "a1", "d").await;
     let mut bob = Client::connected(&gateway, "bob", "b1").await;
     ann.send(r#"429["edit",{"documentId":"d","version":0,"seq":1,"ops":[{"insert":"last words"}]}]"#).await;
-    let pace = Pace { per_second: 1000, deadline: Duration::from_secs(10), closing: Duration::from_secs(1) };
-    let draining = tokio::spawn({
-        let (server, admin) = (gateway.server.clone(), gateway.admin.clone());
-        async move {
-            admin.drain();
-            drain::drain(&server, pace, &CancellationToken::new()).await;
-        }
-    });
+    let drain = drain(&gateway);
+    let ending = tokio::spawn(async move { drain.end(Duration::from_secs(10), Duration::from_secs(1)).await });
     assert!(bob.event("draining").await["reconnectAfterMs"].is_u64());
     let request = "GET /socket.io/?EIO=4&transport=websocket HTTP/1.1\r\nHost: x\r\nConnection: Upgrade\r\n\
                    Upgrade: websocket\r\nSec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n";
@@ -30,32 +31,50 @@ async fn a_drain_hints_refuses_newcomers_answers_edits_and_closes_transports() {
     assert_eq!(ann.answer(9).await, json!({"version": 1}));
     assert_eq!(ann.close_code().await, Some(1012));
     assert_eq!(bob.close_code().await, Some(1012));
-    tokio::time::timeout(PATIENCE, draining).await.expect("the drain ends").unwrap();
+    assert_eq!(tokio::time::timeout(PATIENCE, ending).await.expect("the drain ends").unwrap(), CLEAN);
     assert_eq!(gateway.server.pod().registry.count(), 0);
     assert!(gateway.server.pod().metrics.text().contains("collab_gateway_draining 1"));
 }
 
 #[tokio::test]
 async fn whoever_is_in_a_hurry_gets_everything_closed_at_once() {
-    let gateway = Gateway::alone().await;
+    let gateway = Gateway::start(collab_gateway::directory::Trust::Everything, &["--drain-rate=1"]).await;
     let mut clients = Vec::new();
     for number in 0..20 {
         clients.push(Client::connected(&gateway, "ann", &format!("c{number}")).await);
     }
-    let pace = Pace { per_second: 1, deadline: Duration::from_secs(3600), closing: Duration::ZERO };
-    let hurry = CancellationToken::new();
-    let draining = tokio::spawn({
-        let (server, hurry) = (gateway.server.clone(), hurry.clone());
-        async move { drain::drain(&server, pace, &hurry).await }
+    let drain = drain(&gateway);
+    let ending = tokio::spawn({
+        let drain = drain.clone();
+        async move { drain.end(Duration::from_secs(3600), Duration::ZERO).await }
     });
     let mut waits = Vec::new();
     for client in &mut clients {
         waits.push(client.event("draining").await["reconnectAfterMs"].as_u64().unwrap());
     }
     assert!(waits.iter().max() >= Some(&15_000), "one a second: {waits:?}");
-    hurry.cancel();
+    drain.hurry();
     for client in &mut clients {
         assert_eq!(client.close_code().await, Some(1012));
     }
-    tokio::time::timeout(PATIENCE, draining).await.expect("the drain ends").unwrap();
+    assert_eq!(tokio::time::timeout(PATIENCE, ending).await.expect("the drain ends").unwrap(), CLEAN);
+}
+
+#[tokio::test]
+async fn a_peer_that_reads_nothing_does_not_hold_up_the_end() {
+    let gateway = Gateway::start(collab_gateway::directory::Trust::Everything, &["--drain-rate=100"]).await;
+    let (mut ann, _) = Client::joined(&gateway, "ann", "a1", "d").await;
+    let text = "x".repeat(500_000);
+    for n in 0..8 {
+        ann.ask("edit", json!({"documentId": "d", "version": n, "seq": n + 1, "ops": [{"insert": text}]})).await;
+    }
+    // Asks for more than the kernel's buffers take, and reads none of it.
+    let mut deaf = Client::connected(&gateway, "bob", "b1").await;
+    for _ in 0..4 {
+        deaf.emit("join-document", json!({"documentId": "d"})).await;
+    }
+    let drain = drain(&gateway);
+    let ending = drain.end(Duration::from_secs(20), Duration::ZERO);
+    assert_eq!(tokio::time::timeout(PATIENCE, ending).await.expect("the drain ends"), CLEAN);
+    assert_eq!(ann.close_code().await, Some(1012));
 }

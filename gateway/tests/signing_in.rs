@@ -5,11 +5,12 @@
 #[path = "wire/harness.rs"]
 mod harness;
 mod servers;
+mod signers;
 mod web;
 
 use std::{
     net::SocketAddr,
-    process::Command,
+    process::{Child, Command, Stdio},
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -24,6 +25,7 @@ use harness::{Client, SECRET, token};
 use redis::AsyncCommands;
 use serde_json::{Value, json};
 use servers::{Engine, Server, eventually};
+use signers::{Signer, key_set};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::{TcpListener, TcpStream},
@@ -278,7 +280,6 @@ async fn what_the_directory_told_one_pod_serves_the_others_for_an_hour_unless_it
     let (server, one, two) = stage(Engine::Redis, &["--user-directory-url", &web.url("")]).await.unwrap();
     let mut redis = server.client().await;
     one.connected("cid").await;
-    assert_eq!(web.asked("/users/cid"), 1);
     let cached: String = redis.get("cache:user:cid").await.unwrap();
     let cached: Value = serde_json::from_str(&cached).unwrap();
     assert_eq!((&cached["id"], &cached["name"]), (&json!("cid"), &json!("Cid")));
@@ -312,4 +313,53 @@ async fn what_the_directory_told_one_pod_serves_the_others_for_an_hour_unless_it
     one.until_held(1).await;
     web.says("/users/dan", 200, r#"{"name":"Dan"}"#);
     assert!(dan.text().await.starts_with("40{"));
+}
+
+/// The program itself, which trusts the certificates of this file.
+struct Process(Child, SocketAddr);
+
+impl Process {
+    fn start(certificates: &str, flags: &[&str]) -> Process {
+        let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+        let child = Command::new(env!("CARGO_BIN_EXE_collab-gateway"))
+            .args(["--listen", &port.to_string(), "--admin-listen", "127.0.0.1:0"])
+            .args(flags)
+            .env("SSL_CERT_FILE", certificates)
+            .stderr(Stdio::null())
+            .spawn()
+            .unwrap();
+        Process(child, port)
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+#[tokio::test]
+async fn a_key_set_is_fetched_over_tls_from_servers_that_the_system_trusts_and_no_others() {
+    let (web, certificate) = Web::start_tls().await;
+    let (stranger, _) = Web::start_tls().await;
+    let signer = Signer::ec().called("k1");
+    for web in [&web, &stranger] {
+        web.says("/jwks", 200, key_set(&[&signer]));
+    }
+    let trusted = tempfile::NamedTempFile::new().unwrap();
+    std::fs::write(trusted.path(), certificate).unwrap();
+    let url = |web: &Web| format!("https://localhost:{}/jwks", web.address.port());
+    for (web, is_trusted) in [(&web, true), (&stranger, false)] {
+        let process = Process::start(trusted.path().to_str().unwrap(), &["--jwks-url", &url(web)]);
+        eventually("it listens", async || TcpStream::connect(process.1).await.is_ok()).await;
+        let mut client = Client::at(process.1, "").await;
+        client.send(&format!("40{}", json!({"token": signer.token("u1")}))).await;
+        if is_trusted {
+            assert!(client.text().await.starts_with("40{"));
+        } else {
+            assert_eq!(client.close_code().await, Some(1013));
+            assert_eq!(web.asked("/jwks"), 0);
+        }
+    }
 }

@@ -5,7 +5,7 @@
 use super::{
     Config, Durability, Jwt, Mistake, Redis,
     flags::Flags,
-    values::{addresses, unreadable, web_url},
+    values::{addresses, origin, unreadable, web_url},
 };
 use crate::{
     auth::check_public_file,
@@ -20,6 +20,8 @@ impl Flags {
         let redis = self.redis()?;
         let jwt = self.jwt(redis.is_some())?;
         let webhooks = self.webhooks()?;
+        let given = self.allowed_origins.iter().filter(|text| !text.trim().is_empty());
+        let allowed_origins = given.map(|text| origin(text)).collect::<Result<_, _>>()?;
         for (flag, bytes) in
             [("--max-document-bytes", self.max_document_bytes), ("--max-edit-bytes", self.max_edit_bytes)]
         {
@@ -57,7 +59,7 @@ impl Flags {
             jwt,
             users_from_claims: self.users_from_claims,
             webhooks,
-            allowed_origins: self.allowed_origins.into_iter().filter(|origin| !origin.is_empty()).collect(),
+            allowed_origins,
             document_bytes_max: self.max_document_bytes,
             edit_bytes_max: self.max_edit_bytes,
             drain_deadline: self.drain_deadline,

@@ -149,7 +149,10 @@ fn first_line(text: &str) -> String {
 mod tests {
     use std::time::Duration;
 
-    use super::{Config, values::duration};
+    use super::{
+        Config,
+        values::{duration, origin},
+    };
 
     fn refusal(arguments: &[&str]) -> String {
         let all = std::iter::once("collab-gateway").chain(arguments.iter().copied());
@@ -188,6 +191,35 @@ mod tests {
         ] {
             let line = refusal(arguments);
             assert!(line.contains(flag) && !line.contains('\n'), "{arguments:?} gave {line:?}");
+        }
+    }
+
+    #[test]
+    fn origins_are_kept_as_browsers_write_them() {
+        for (text, kept) in [
+            ("https://Docs.Example.com/", "https://docs.example.com"),
+            ("HTTPS://docs.example.com:443", "https://docs.example.com"),
+            ("http://localhost:80", "http://localhost"),
+            (" http://localhost:3000 ", "http://localhost:3000"),
+            ("https://docs.example.com:80", "https://docs.example.com:80"),
+            ("https://[::1]:8443", "https://[::1]:8443"),
+            ("capacitor://localhost", "capacitor://localhost"),
+        ] {
+            assert_eq!(origin(text).expect(text), kept);
+        }
+        for text in [
+            "*",
+            "null",
+            "docs.example.com",
+            "://x",
+            "https://",
+            "https://x/y",
+            "https://*.x",
+            "https://a@x",
+            "https://ö",
+        ] {
+            let why = origin(text).expect_err(text).to_string();
+            assert!(why.contains("--allowed-origins") && !why.contains('\n'), "{why}");
         }
     }
 

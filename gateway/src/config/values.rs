@@ -71,6 +71,37 @@ pub(super) fn web_url(flag: &str, text: &str) -> Result<Uri, Mistake> {
     Ok(url)
 }
 
+/// An origin as browsers write it: `https://host` or `https://host:port`.
+pub(super) fn origin(text: &str) -> Result<String, Mistake> {
+    let wrong = |why: &str| Mistake(format!("--allowed-origins: {text:?} {why}: write something like https://host"));
+    let plain = text.trim().trim_end_matches('/').to_ascii_lowercase();
+    if plain == "*" {
+        return Err(wrong("is what leaving the flag out means"));
+    }
+    if plain == "null" {
+        return Err(wrong("is the origin of any page that hides where it comes from"));
+    }
+    if !plain.is_ascii() {
+        return Err(wrong("holds letters that browsers write as xn--…"));
+    }
+    let (scheme, host) = plain.split_once("://").ok_or_else(|| wrong("has no https:// in front"))?;
+    let is_scheme = |c: char| c.is_ascii_alphanumeric() || "+-.".contains(c);
+    if scheme.is_empty() || !scheme.chars().all(is_scheme) || host.is_empty() {
+        return Err(wrong("is no origin"));
+    }
+    if host.contains(['/', '?', '#', '@', '*', ' ']) {
+        return Err(wrong("holds more than scheme, host and port"));
+    }
+    // Browsers leave out the port that the scheme means.
+    let default = match scheme {
+        "https" => ":443",
+        "http" => ":80",
+        _ => "",
+    };
+    let host = if default.is_empty() { host } else { host.strip_suffix(default).unwrap_or(host) };
+    Ok(format!("{scheme}://{host}"))
+}
+
 pub(super) fn unreadable(flag: &str, file: &std::path::Path, error: &std::io::Error) -> Mistake {
     Mistake(format!("{flag}: {} cannot be read: {error}", file.display()))
 }

@@ -16,6 +16,10 @@ use http_body_util::Full;
 use hyper::{Request, Response, StatusCode, body::Incoming, service::service_fn};
 use hyper_util::rt::TokioIo;
 use tokio::{net::TcpListener, sync::watch, task::JoinHandle};
+use tokio_rustls::{
+    TlsAcceptor,
+    rustls::{ServerConfig, crypto::ring, pki_types::PrivateKeyDer},
+};
 
 /// Long for a machine that is busy.
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -38,11 +42,31 @@ impl Web {
         Web::listen(TcpListener::bind("127.0.0.1:0").await.unwrap())
     }
 
+    /// The same over TLS for `localhost`, and the certificate that vouches for it.
+    pub async fn start_tls() -> (Web, String) {
+        let pair = rcgen::KeyPair::generate().unwrap();
+        let names = vec!["localhost".to_owned()];
+        let certificate = rcgen::CertificateParams::new(names).unwrap().self_signed(&pair).unwrap();
+        let key = PrivateKeyDer::try_from(pair.serialize_der()).unwrap();
+        let tls = ServerConfig::builder_with_provider(ring::default_provider().into())
+            .with_safe_default_protocol_versions()
+            .unwrap()
+            .with_no_client_auth()
+            .with_single_cert(vec![certificate.der().clone()], key)
+            .unwrap();
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        (Web::over(listener, Some(TlsAcceptor::from(Arc::new(tls)))), certificate.pem())
+    }
+
     pub fn listen(listener: TcpListener) -> Web {
+        Web::over(listener, None)
+    }
+
+    fn over(listener: TcpListener, tls: Option<TlsAcceptor>) -> Web {
         let state =
             Arc::new(State { answers: Mutex::default(), asked: Mutex::default(), hangs: watch::Sender::new(false) });
         let address = listener.local_addr().unwrap();
-        let task = tokio::spawn(serve(listener, Arc::clone(&state)));
+        let task = tokio::spawn(serve(listener, tls, Arc::clone(&state)));
         Web { address, state, task }
     }
 
@@ -86,14 +110,23 @@ impl Drop for Web {
     }
 }
 
-async fn serve(listener: TcpListener, state: Arc<State>) {
+async fn serve(listener: TcpListener, tls: Option<TlsAcceptor>, state: Arc<State>) {
     let mut connections = tokio::task::JoinSet::new();
     loop {
         let (stream, _) = listener.accept().await.unwrap();
-        let state = Arc::clone(&state);
+        let (state, tls) = (Arc::clone(&state), tls.clone());
         connections.spawn(async move {
             let service = service_fn(|request| answer(request, Arc::clone(&state)));
-            let _ = hyper::server::conn::http1::Builder::new().serve_connection(TokioIo::new(stream), service).await;
+            let http = hyper::server::conn::http1::Builder::new();
+            // Peers that break off are no matter of the server's.
+            match tls {
+                None => drop(http.serve_connection(TokioIo::new(stream), service).await),
+                Some(tls) => {
+                    if let Ok(stream) = tls.accept(stream).await {
+                        drop(http.serve_connection(TokioIo::new(stream), service).await);
+                    }
+                }
+            }
         });
     }
 }

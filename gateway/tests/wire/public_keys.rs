@@ -153,6 +153,23 @@ async fn a_connect_that_nobody_can_judge_is_held_and_closed_so_that_clients_come
 }
 
 #[tokio::test]
+async fn tokens_of_any_size_and_kind_are_refused_and_the_connection_stays() {
+    let gateway = Gateway::alone().await;
+    assert!(answer(&gateway, &"x".repeat(20_000)).await.contains("TOKEN_INVALID"));
+    let mut client = Client::connected(&gateway, "u1", "c1").await;
+    let deep = format!("{}{}", "[".repeat(100_000), "]".repeat(100_000));
+    for token in
+        [json!("x".repeat(1 << 20)), json!("a.b.c"), json!(""), json!("\u{0}"), json!(7), json!(null), json!([])]
+    {
+        let answer = client.ask("token-refresh", json!({"token": token})).await;
+        assert!(answer["error"]["code"].is_string(), "{answer}");
+    }
+    client.send(&format!("4299[\"token-refresh\",{{\"token\":{deep}}}]")).await;
+    assert!(client.answer(99).await["error"]["code"].is_string());
+    assert!(client.join(json!("d")).await["version"].is_u64());
+}
+
+#[tokio::test]
 async fn a_token_is_refreshed_by_any_key_of_the_same_user() {
     let web = Web::start().await;
     let signer = Signer::ed().called("k1");

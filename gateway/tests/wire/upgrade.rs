@@ -62,12 +62,33 @@ async fn a_full_pod_refuses_before_the_upgrade() {
 
 #[tokio::test]
 async fn only_allowed_origins_of_browsers_are_let_in() {
-    let gateway = Gateway::start(Trust::Everything, &["--allowed-origins", "https://docs.example.com"]).await;
-    let request = |origin| get("EIO=4&transport=websocket", &format!("{UPGRADE}{origin}"));
+    let allowed = "https://Docs.example.com/,http://localhost:3000";
+    let gateway = Gateway::start(Trust::Everything, &["--allowed-origins", allowed]).await;
+    let request = |origin: &str| get("EIO=4&transport=websocket", &format!("{UPGRADE}{origin}"));
     assert!(gateway.http(&request("")).await.starts_with("HTTP/1.1 101 "));
-    assert!(gateway.http(&request("Origin: https://docs.example.com\r\n")).await.starts_with("HTTP/1.1 101 "));
-    let answer = gateway.http(&request("Origin: https://evil.example.com\r\n")).await;
-    assert!(answer.starts_with("HTTP/1.1 403 ") && answer.contains("\"code\":4"), "{answer}");
+    for origin in ["https://docs.example.com", "http://localhost:3000"] {
+        let answer = gateway.http(&request(&format!("Origin: {origin}\r\n"))).await;
+        assert!(answer.starts_with("HTTP/1.1 101 "), "{origin}: {answer}");
+    }
+    for origin in [
+        "https://evil.example.com",
+        // Of a sandboxed frame, which anybody can make.
+        "null",
+        "",
+        "http://docs.example.com",
+        "https://docs.example.com:8443",
+        "http://localhost",
+        "http://localhost:30000",
+        "https://docs.example.com.evil.example",
+        "https://evil.example/https://docs.example.com",
+        "https://docs.example.com@evil.example",
+        "https://docs.example.com, https://evil.example",
+        "https://docs.example.com\r\nOrigin: https://evil.example",
+        "*",
+    ] {
+        let answer = gateway.http(&request(&format!("Origin: {origin}\r\n"))).await;
+        assert!(answer.starts_with("HTTP/1.1 403 ") && answer.contains("\"code\":4"), "{origin}: {answer}");
+    }
 }
 
 #[tokio::test]

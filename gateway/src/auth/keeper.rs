@@ -5,7 +5,7 @@
 
 use std::{
     path::{Path, PathBuf},
-    sync::Arc,
+    sync::{Arc, Mutex, PoisonError},
     time::{Duration, SystemTime},
 };
 
@@ -76,6 +76,8 @@ pub(super) struct Keeper {
     public_file: Option<PathBuf>,
     jwks_url: Option<Uri>,
     wanted: Notify,
+    /// When the newest of the unknown keys was asked for first.
+    wanted_at: Mutex<Option<Instant>>,
     /// Names of keys that tokens asked for, and when first.
     asked: moka::sync::Cache<String, Instant>,
 }
@@ -100,6 +102,7 @@ impl Keeper {
             public_file: jwt.public_key_file.clone(),
             jwks_url: jwt.jwks_url.clone(),
             wanted: Notify::new(),
+            wanted_at: Mutex::default(),
             asked: moka::sync::Cache::builder().max_capacity(ASKED_MAX).time_to_live(ASKED_LIFE).build(),
         })
     }
@@ -120,6 +123,10 @@ impl Keeper {
         let first = self.asked.get_with_by_ref(kid, Instant::now);
         if asked_at >= first {
             return true;
+        }
+        {
+            let mut wanted_at = self.wanted_at.lock().unwrap_or_else(PoisonError::into_inner);
+            *wanted_at = (*wanted_at).max(Some(first));
         }
         self.wanted.notify_one();
         false
@@ -210,11 +217,28 @@ impl Keeper {
                     wait
                 }
             };
+            let wanted = async {
+                // Whoever asked before this fetch began is answered by it.
+                loop {
+                    self.wanted.notified().await;
+                    if self.is_wanted_since(asked_at) {
+                        break;
+                    }
+                }
+                tokio::time::sleep_until(asked_at + pause).await;
+            };
             tokio::select! {
                 () = tokio::time::sleep(wait) => {}
-                () = self.wanted.notified() => tokio::time::sleep_until(asked_at + pause).await,
+                () = wanted => {}
             }
         }
+    }
+
+    /// Whether a key was asked for that a fetch of that time says nothing about.
+    fn is_wanted_since(&self, asked_at: Instant) -> bool {
+        let has_answered = matches!(self.keys().remote, Remote::Fetched { asked_at: at, .. } if at == asked_at);
+        let wanted_at = *self.wanted_at.lock().unwrap_or_else(PoisonError::into_inner);
+        !has_answered || wanted_at > Some(asked_at)
     }
 
     fn fetched(&self, keys: Vec<Key>, asked_at: Instant, is_news: bool) {

@@ -187,7 +187,12 @@ impl Document {
                     let (identity, reply) = (&origin.identity, origin.reply);
                     // The store knows the version of a client's last edit; the log, of those that it still has.
                     let logged = self.history.version_of(identity).unwrap_or(version);
-                    self.acknowledge(id, reply, (!identity.by_gateway).then_some(identity.seq), logged);
+                    let seq = (!identity.by_gateway).then_some(identity.seq);
+                    if matches!(verdict, Verdict::Dup(_)) {
+                        self.acknowledge_repeat(id, reply, seq, logged);
+                    } else {
+                        self.acknowledge(id, reply, seq, logged);
+                    }
                     if version <= self.head().version && self.is_front(&origin) {
                         self.start_afresh(id, &origin);
                     }

@@ -67,6 +67,20 @@ impl Document {
         self.durability.open.push(Waiting { connection: id, reply, seq, version });
     }
 
+    /// The same of an edit that was in the log already. The original may be as new as any.
+    pub(crate) fn acknowledge_repeat(
+        &mut self,
+        id: ConnectionId,
+        reply: Option<ReplyId>,
+        seq: Option<u64>,
+        version: Version,
+    ) {
+        if self.settings.mutation == Mutation::RepeatIsDurable {
+            return self.answer(id, reply, Ok(Answer::Version(version)));
+        }
+        self.acknowledge(id, reply, seq, version);
+    }
+
     /// Asks for what this input brought; a repeat too, whose original may be as new.
     pub(crate) fn ask_for_durability(&mut self, now_ms: u64) {
         let durability = &mut self.durability;

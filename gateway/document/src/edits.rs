@@ -44,7 +44,7 @@ impl Document {
                     if let Some(seq) = committed {
                         let last = connection.last_version;
                         let version = self.kept_version(id, seq).unwrap_or(last);
-                        self.acknowledge(id, edit.reply, Some(seq), version);
+                        self.acknowledge_repeat(id, edit.reply, Some(seq), version);
                     }
                     return;
                 }
@@ -167,7 +167,7 @@ impl Document {
             let _ = connection.chain.add_committed(&self.history, edit.version, edit.ops, version);
         }
         let version = kept.unwrap_or(connection.last_version);
-        self.acknowledge(id, edit.reply, Some(seq), version);
+        self.acknowledge_repeat(id, edit.reply, Some(seq), version);
     }
 
     /// The version of an edit of this connection's client, while its canonical form is kept.

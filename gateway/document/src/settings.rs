@@ -67,6 +67,8 @@ pub enum Mutation {
     ChainedBatch,
     /// An acknowledgement does not wait for [`crate::Input::Durable`].
     AcknowledgeUndurable,
+    /// That of an edit which was in the log already does not wait.
+    RepeatIsDurable,
 }
 
 impl Default for Settings {

@@ -17,7 +17,7 @@ pub struct Pending {
     pub ops: Delta,
     /// What it carries, to be found again.
     pub token: u32,
-    /// What it sends in their place, which fits no document: a bug of an editor.
+    /// What it sends in their place, a bug of an editor: it fits no document, or (empty) cannot even be read.
     pub garbage: Option<Delta>,
 }
 
@@ -82,10 +82,11 @@ impl Client {
         Ok(pending)
     }
 
-    /// A bug makes an edit of nothing, which is sent as one that fits no document.
-    pub fn edit_garbage(&mut self, token: u32) -> Pending {
+    /// A bug makes an edit of nothing, which is sent as one that fits no document or cannot be read.
+    pub fn edit_garbage(&mut self, token: u32, unreadable: bool) -> Pending {
         // Further than any document of a run reaches.
-        let garbage = Some(Delta::new().retain(1 << 30, None).delete(1));
+        let unfit = Delta::new().retain(1 << 30, None).delete(1);
+        let garbage = Some(if unreadable { Delta::new() } else { unfit });
         self.seq += 1;
         let pending = Pending { seq: self.seq, ops: Delta::new(), token, garbage };
         self.pending.push_back(pending.clone());

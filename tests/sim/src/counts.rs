@@ -42,10 +42,12 @@ pub enum Met {
     NotDurableYet,
     Offered,
     Appended,
+    LateAnswer,
+    Unreadable,
 }
 
 /// All of them.
-const ALL: [Met; 33] = [
+const ALL: [Met; 35] = [
     Met::JoinByEntries,
     Met::JoinByContent,
     Met::Rejoin,
@@ -79,6 +81,8 @@ const ALL: [Met; 33] = [
     Met::NotDurableYet,
     Met::Offered,
     Met::Appended,
+    Met::LateAnswer,
+    Met::Unreadable,
 ];
 
 /// How often each was met.

@@ -61,7 +61,8 @@ impl World {
             return;
         }
         self.tokens += 1;
-        let pending = self.clients[client].edit_garbage(self.tokens);
+        let unreadable = self.random.one_in(2);
+        let pending = self.clients[client].edit_garbage(self.tokens, unreadable);
         self.edits.insert(self.tokens, Typed::default());
         if let Some(id) = self.present[client].filter(|_| self.clients[client].live) {
             self.send_edit(client, id, &pending);

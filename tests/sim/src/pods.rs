@@ -106,28 +106,33 @@ impl World {
     }
 
     /// The store carries out one job of a pod.
-    pub(crate) fn work(&mut self, pod: usize) -> Result<(), Broken> {
+    pub(crate) fn work(&mut self, pod: usize) {
         if self.pods[pod].away || self.pods[pod].jobs.is_empty() {
-            return Ok(());
+            return;
         }
-        if self.meet_new_primary(pod) {
-            return Ok(());
+        if self.reaches_lost_primary(pod) {
+            self.at_lost_primary(|world| world.carry_out_job(pod));
+        } else if !self.meet_new_primary(pod) {
+            self.carry_out_job(pod);
         }
+    }
+
+    fn carry_out_job(&mut self, pod: usize) {
         let index = if self.has(Fault::Reorder) { self.random.below(self.pods[pod].jobs.len()) } else { 0 };
         let lost = self.fault(Fault::LostReply, 8);
-        let Some(job) = self.pods[pod].jobs.remove(index) else { return Ok(()) };
+        let Some(job) = self.pods[pod].jobs.remove(index) else { return };
         if lost {
             self.counts.meet(Met::LostReply);
         }
         if let Job::Wait { ticket } = job {
-            if lost || !self.pods[pod].proven {
+            if lost || self.asks_lost_primary || !self.pods[pod].proven {
                 // What the document stands at may be lost: a follower of this primary says nothing of it.
                 self.pods[pod].jobs.push_back(job);
                 self.pods[pod].prove_head();
             } else {
                 self.wait_for_follower(pod, ticket);
             }
-            return Ok(());
+            return;
         }
         let replies = match job.clone() {
             Job::Lookup { connection, clients, after } => {
@@ -154,13 +159,13 @@ impl World {
                         self.ghosts.push(batch);
                     }
                     self.pods[pod].jobs.push_back(job);
-                    return Ok(());
+                    return;
                 }
                 vec![Input::Committed(reply)]
             }
             _ if lost => {
                 self.pods[pod].jobs.push_back(job);
-                return Ok(());
+                return;
             }
             Job::Fetch { after } if self.store.has(&after) => {
                 let part = self.store.after(after.version);
@@ -172,7 +177,9 @@ impl World {
             Job::Fetch { .. } => vec![Input::Forked],
             Job::Wait { .. } => Vec::new(),
             Job::Save(snapshot) => {
-                self.replicas.save(&snapshot, self.now_ms);
+                if !self.asks_lost_primary {
+                    self.replicas.save(&snapshot, self.now_ms);
+                }
                 match self.store.save(&snapshot.at, Snapshot::clone(&snapshot), self.now_ms) {
                     Saving::Stored | Saving::Stale => vec![Input::Saved(snapshot.at.version)],
                     Saving::Forked => vec![Input::Forked],
@@ -183,7 +190,6 @@ impl World {
         if let (Job::Fetch { after }, Some(reply)) = (job, self.pods[pod].replies.back_mut()) {
             reply.after = Some(after).filter(|after| self.store.has(after));
         }
-        Ok(())
     }
 
     /// Runs the commit script and publishes what it appended.
@@ -195,7 +201,9 @@ impl World {
             let verdicts = vec![Verdict::Behind; batch.entries.len()];
             return CommitReply { verdicts, tail: logged(part.entries), more: part.more, forked: false };
         }
-        self.replicas.commit(batch, self.now_ms);
+        if !self.asks_lost_primary {
+            self.replicas.commit(batch, self.now_ms);
+        }
         let answer = self.store.commit(&batch.head, batch.floor, &new_entries(&batch.entries), self.now_ms);
         let Some((verdicts, part)) = answer else {
             return CommitReply { verdicts: Vec::new(), tail: Vec::new(), more: false, forked: true };
@@ -216,7 +224,12 @@ impl World {
             .meet_times(Met::Newline, appended.iter().filter(|logged| &*logged.entry.client_id == "newline").count());
         if let Some(last) = appended.last() {
             let version = last.at.version;
+            self.lost_tail |= self.asks_lost_primary;
+            self.counts.meet_times(Met::LostTail, usize::from(self.asks_lost_primary));
             for other in 0..self.pods.len() {
+                if self.asks_lost_primary && !self.knows_lost_primary(other) {
+                    continue;
+                }
                 let lost = self.fault(Fault::LostPublish, 8);
                 let twice = self.fault(Fault::Duplicate, 8);
                 let first = self.fault(Fault::Duplicate, 8);

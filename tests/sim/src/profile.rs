@@ -24,6 +24,8 @@ pub(crate) struct Profile {
     pub(crate) edits_max: usize,
     /// Primaries are lost.
     pub(crate) fails_over: bool,
+    /// A lost primary goes on for a while, for those who have not heard of the new one.
+    pub(crate) lost_answers: bool,
 }
 
 /// A client, and its user.
@@ -85,11 +87,13 @@ impl Profile {
             root: ["abc", "abc", ""][random.below(3)],
             edits_max: if hot { 120 } else { 60 },
             fails_over: random.one_in(4),
+            lost_answers: false,
         };
         if schedule.replicated {
             profile.fails_over |= random.below(4) > 0;
             profile.settings.durable_waiting = 2 + random.below(20);
         }
+        profile.lost_answers = random.one_in(2) && has(Fault::OldPrimary);
         profile
     }
 }

@@ -12,6 +12,7 @@ use crate::{
     counts::Met,
     log::{Log, new_entries},
     pod::Job,
+    schedule::Fault,
     store::BrokenRule,
     world::World,
 };
@@ -152,7 +153,9 @@ impl World {
         let chosen = if self.profile.rules.broken == BrokenRule::PromoteAny { any } else { most };
         let waits = std::mem::take(&mut self.replicas.waits);
         let before = self.store.head().clone();
-        self.store = self.replicas.followers.swap_remove(chosen).log;
+        let new = self.replicas.followers.swap_remove(chosen).log;
+        let lost = std::mem::replace(&mut self.store, new);
+        self.lost_primary = self.profile.lost_answers.then_some(lost);
         if self.store.point(before.version) != Some(&before) {
             self.counts.meet(Met::LostTail);
             self.lost_tail = true;
@@ -163,6 +166,35 @@ impl World {
             // Its outcome is unknown: it is asked again, of the new primary.
             self.pods[wait.pod].jobs.push_back(Job::Wait { ticket: wait.ticket });
         }
+    }
+
+    /// Whether a pod's next call goes to the primary that was lost: nobody has told the pod, and nobody has stopped that.
+    pub(crate) fn reaches_lost_primary(&mut self, pod: usize) -> bool {
+        if !self.has(Fault::Failover) || self.lost_primary.is_none() || !self.knows_lost_primary(pod) {
+            return false;
+        }
+        if self.random.one_in(12) {
+            // Its time is up: nobody renews the key that lets it take writes.
+            self.lost_primary = None;
+            return false;
+        }
+        self.random.below(3) > 0
+    }
+
+    /// Whether a pod has not met the primary that took the lost one's place.
+    pub(crate) fn knows_lost_primary(&self, pod: usize) -> bool {
+        self.pods[pod].era + 1 == self.era
+    }
+
+    /// Does this at the primary that was lost. Nobody follows that any more.
+    pub(crate) fn at_lost_primary(&mut self, what: impl FnOnce(&mut Self)) {
+        let Some(lost) = self.lost_primary.take() else { return };
+        self.counts.meet(Met::LateAnswer);
+        let present = std::mem::replace(&mut self.store, lost);
+        self.asks_lost_primary = true;
+        what(self);
+        self.asks_lost_primary = false;
+        self.lost_primary = Some(std::mem::replace(&mut self.store, present));
     }
 
     /// A pod whose call meets another primary than the last time: its call fails, and its document's head is checked

@@ -52,10 +52,12 @@ pub enum Fault {
     Trim,
     /// The primary is lost and a follower takes its place.
     Failover,
+    /// A lost primary goes on for a while, for those who have not heard of the new one.
+    OldPrimary,
 }
 
 /// All of them, by name.
-pub const FAULTS: [(&str, Fault); 20] = [
+pub const FAULTS: [(&str, Fault); 21] = [
     ("crash", Fault::Crash),
     ("pause", Fault::Pause),
     ("disconnect", Fault::Disconnect),
@@ -76,6 +78,7 @@ pub const FAULTS: [(&str, Fault); 20] = [
     ("quill", Fault::Quill),
     ("trim", Fault::Trim),
     ("failover", Fault::Failover),
+    ("old-primary", Fault::OldPrimary),
 ];
 
 /// A set of faults.

@@ -4,7 +4,7 @@
 
 use std::{collections::VecDeque, sync::Arc};
 
-use document::{Answer, ConnectionId, Edit, Event, Input, Join, Leaving, Refusal, ReplyId, User, Version};
+use document::{Answer, Code, ConnectionId, Edit, Event, Input, Join, Leaving, Refusal, ReplyId, User, Version};
 use ot::Delta;
 
 use crate::{client::Broken, counts::Met, schedule::Fault, world::World};
@@ -13,7 +13,7 @@ use crate::{client::Broken, counts::Met, schedule::Fault, world::World};
 #[derive(Debug, Clone)]
 pub(crate) enum Sent {
     Join { id: Arc<str>, version: Option<Version>, hash: Option<Arc<str>>, session: Option<Arc<str>>, seq: Option<u64> },
-    Edit { version: Version, session: Option<Arc<str>>, seq: Option<u64>, token: u32, ops: Delta },
+    Edit { version: Version, session: Option<Arc<str>>, seq: Option<u64>, token: u32, ops: Delta, unreadable: bool },
     Cursor { version: Version, index: usize },
     Leave,
 }
@@ -125,7 +125,8 @@ impl World {
         let session = editor.session.clone().filter(|_| !editor.plain);
         let seq = (!editor.plain).then_some(edit.seq);
         let ops = edit.garbage.clone().unwrap_or_else(|| edit.ops.clone());
-        self.send(id, Sent::Edit { version, session, seq, token: edit.token, ops });
+        let unreadable = edit.garbage.as_ref().is_some_and(Delta::is_empty);
+        self.send(id, Sent::Edit { version, session, seq, token: edit.token, ops, unreadable });
     }
 
     pub(crate) fn send(&mut self, id: ConnectionId, message: Sent) {
@@ -202,10 +203,12 @@ impl World {
                 };
                 self.input(pod, Input::Join(join))
             }
-            Sent::Edit { version, session, seq, token, ops } => {
+            Sent::Edit { version, session, seq, token, ops, unreadable } => {
                 self.asked.insert(reply, Asked::Edit { connection: id, seq, token, session: session.clone() });
                 let reply = Some(reply);
-                let edit = Edit { connection: id, version, ops, unreadable: None, seq, session, reply };
+                self.counts.meet_times(Met::Unreadable, usize::from(unreadable));
+                let unreadable = unreadable.then(|| Box::new(Refusal::new(Code::OpInvalid, "cannot be read")));
+                let edit = Edit { connection: id, version, ops, unreadable, seq, session, reply };
                 if connection.known {
                     self.input(pod, Input::Edit(edit))
                 } else {

@@ -47,6 +47,10 @@ pub(crate) struct World {
     pub(crate) replicas: Replicas,
     /// Counts primaries.
     pub(crate) era: u64,
+    /// The last primary before this one: it answers until its time is up whoever has not met the new one.
+    pub(crate) lost_primary: Option<Log>,
+    /// `store` is the lost primary for the moment.
+    pub(crate) asks_lost_primary: bool,
     /// A primary took entries with it.
     pub(crate) lost_tail: bool,
     pub(crate) checks_chain: bool,
@@ -101,6 +105,8 @@ impl World {
             schedule: schedule.clone(),
             replicas: Replicas::of(&store, followers),
             era: 0,
+            lost_primary: None,
+            asks_lost_primary: false,
             lost_tail: false,
             checks_chain: !options.unchecked_chain,
             store,
@@ -178,7 +184,7 @@ impl World {
             200..210 => self.replicate(),
             210..430 if runs => self.read_socket(pod)?,
             // What a stopped pod has sent still arrives.
-            430..570 => self.work(pod)?,
+            430..570 => self.work(pod),
             570..690 if runs => self.reply(pod)?,
             690..740 if runs => self.deliver_publish(pod)?,
             740..890 => self.hear(client)?,
@@ -282,7 +288,7 @@ impl World {
             busy = true;
         }
         while !self.pods[pod].is_quiet() {
-            self.work(pod)?;
+            self.work(pod);
             self.replicate_all();
             self.reply(pod)?;
             self.deliver_publish(pod)?;

@@ -29,6 +29,8 @@ pub mod server;
 pub mod sign_in;
 pub mod start;
 pub mod store;
+pub mod stream;
 pub mod tickets;
+pub mod tls;
 pub mod unheard;
 pub mod upgrade;

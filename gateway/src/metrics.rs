@@ -59,6 +59,10 @@ pub struct Metrics {
     pub edit_delivery_seconds: Histogram,
     /// Connections closed because they did not read.
     pub slow_consumers: Counter,
+    /// Times that a changed certificate could not be used.
+    pub certificate_failures: Counter,
+    /// TLS handshakes that failed.
+    pub tls_handshake_failures: Counter,
     /// Copies of a document that were found to differ.
     pub divergence: Counter,
     /// 1 while this pod drains.
@@ -88,6 +92,8 @@ impl Default for Metrics {
             deliveries: Counter::default(),
             edit_delivery_seconds: histogram(),
             slow_consumers: Counter::default(),
+            certificate_failures: Counter::default(),
+            tls_handshake_failures: Counter::default(),
             divergence: Counter::default(),
             draining: Gauge::default(),
             drain_connections_left: Gauge::default(),
@@ -108,6 +114,8 @@ impl Default for Metrics {
         registry.register("deliveries", "Edits written to sockets", m.deliveries.clone());
         registry.register("edit_delivery_seconds", "Commit to socket write", m.edit_delivery_seconds.clone());
         registry.register("slow_consumers", "Connections closed for not reading", m.slow_consumers.clone());
+        registry.register("certificate_failures", "Unusable new certificates", m.certificate_failures.clone());
+        registry.register("tls_handshake_failures", "Failed TLS handshakes", m.tls_handshake_failures.clone());
         registry.register("divergence", "Copies found to differ", m.divergence.clone());
         let left = m.drain_connections_left.clone();
         registry.register("drain_connections_left", "Connections that a drain has still to see gone", left);

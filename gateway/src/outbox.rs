@@ -16,10 +16,9 @@ use std::{
 use bytes::{Buf, Bytes};
 use document::ConnectionId;
 use prometheus_client::metrics::counter::Counter;
-use tokio::{
-    net::TcpStream,
-    sync::{Notify, mpsc},
-};
+use tokio::sync::{Notify, mpsc};
+
+use crate::stream::Stream;
 
 /// Bytes that may wait besides snapshots. What a slow phone needs for minutes of editing by others; one frame is always
 /// taken, whatever its size.
@@ -78,7 +77,7 @@ struct Queue {
     /// Documents that stop the reading; the connection's number of documents bounds it.
     paused_by: Vec<Arc<str>>,
     /// Where anybody may write at once.
-    socket: Option<Arc<TcpStream>>,
+    socket: Option<Arc<Stream>>,
     /// The owner has frames in its hands, so that nothing may overtake it; it takes more before it rests.
     owner_writes: bool,
 }
@@ -110,7 +109,7 @@ impl Outbox {
     }
 
     /// From now on frames are written to this socket by whoever pushes them, as long as it takes them and none wait.
-    pub fn attach(&self, socket: Arc<TcpStream>) {
+    pub fn attach(&self, socket: Arc<Stream>) {
         self.queue().socket = Some(socket);
     }
 
@@ -336,7 +335,8 @@ impl Queue {
                 Ok(written) => self.written(written),
             }
         }
-        self.frames.is_empty()
+        // What TLS holds back is the owner's too.
+        self.frames.is_empty() && !self.socket.as_ref().is_some_and(|socket| socket.has_unsent())
     }
 
     fn written(&mut self, mut written: usize) {
@@ -416,7 +416,8 @@ mod tests {
     #[tokio::test]
     async fn what_a_full_socket_does_not_take_is_left_to_the_owner_in_order() {
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let socket = Arc::new(TcpStream::connect(listener.local_addr().unwrap()).await.unwrap());
+        let tcp = tokio::net::TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+        let socket = Arc::new(Stream::from(tcp));
         let (mut peer, _) = listener.accept().await.unwrap();
         let (outbox, _) = outbox();
         outbox.attach(socket.clone());
@@ -445,7 +446,7 @@ mod tests {
                 let mut rest = &frame[..];
                 while !rest.is_empty() {
                     socket.writable().await.unwrap();
-                    rest = &rest[socket.try_write(rest).unwrap_or(0)..];
+                    rest = &rest[socket.try_write_vectored(&[IoSlice::new(rest)]).unwrap_or(0)..];
                 }
             }
             outbox.wake();

@@ -8,13 +8,15 @@ use std::{convert::Infallible, net::SocketAddr, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use http_body_util::Full;
-use hyper::{Method, Request, Response, StatusCode, body::Incoming, service::service_fn};
+use hyper::{Method, Request, Response, StatusCode, body::Incoming, service::service_fn, upgrade::Upgraded};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use protocol::HandshakeError;
 use tokio::{
+    io::{AsyncRead, AsyncWrite},
     net::{TcpListener, TcpStream},
     sync::watch,
 };
+use tokio_rustls::server::TlsStream;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
@@ -22,6 +24,8 @@ use crate::{
     connection::{Attend, Pod},
     demo,
     live::Live,
+    stream::Stream,
+    tls::Tls,
     unheard::{Turn, Unheard},
     upgrade::{self, Refusal, plain},
 };
@@ -47,16 +51,22 @@ pub struct Server {
     pod: Arc<Pod>,
     connections: Box<dyn Attend>,
     admission: Admission,
+    tls: Option<Tls>,
     allowed_origins: Vec<String>,
     unheard: Unheard,
     tasks: TaskTracker,
 }
 
 impl Server {
-    /// A server that admits by the live settings; browsers only from these origins, from any if there are none.
-    pub fn new(pod: Arc<Pod>, live: watch::Receiver<Live>, allowed_origins: Vec<String>) -> Arc<Server> {
+    /// A server that admits by the live settings and encrypts if it is given a certificate; browsers only from these origins, from any if there are none.
+    pub fn new(
+        pod: Arc<Pod>,
+        live: watch::Receiver<Live>,
+        tls: Option<Tls>,
+        allowed_origins: Vec<String>,
+    ) -> Arc<Server> {
         let connections = Box::new(pod.clone());
-        Server::attended_by(connections, pod, live, allowed_origins)
+        Server::attended_by(connections, pod, live, tls, allowed_origins)
     }
 
     /// The same with connections that are somebody else's, which the official protocol suites need.
@@ -64,12 +74,13 @@ impl Server {
         connections: Box<dyn Attend>,
         pod: Arc<Pod>,
         live: watch::Receiver<Live>,
+        tls: Option<Tls>,
         allowed_origins: Vec<String>,
     ) -> Arc<Server> {
         let admission = Admission::new(live, pod.registry.clone(), pod.metrics.clone(), pod.tickets.clone());
         let unheard = Unheard::new(UNHEARD_MAX, pod.metrics.clone());
         let tasks = TaskTracker::new();
-        Arc::new(Server { pod, connections, admission, allowed_origins, unheard, tasks })
+        Arc::new(Server { pod, connections, admission, tls, allowed_origins, unheard, tasks })
     }
 
     /// The pod whose connections these are.
@@ -107,12 +118,12 @@ impl Server {
                     continue;
                 }
             };
-            // A listener that encrypts asks for the other arrival, here, before it shakes hands.
-            if !self.admission.arrives(Arrival::Plain) {
+            let arrival = if self.tls.is_some() { Arrival::Tls } else { Arrival::Plain };
+            if !self.admission.arrives(arrival) {
                 continue;
             }
             let turn = self.unheard.arrive();
-            self.tasks.spawn(self.clone().http(stream, peer, turn));
+            self.tasks.spawn(self.clone().arrived(stream, peer, turn));
         }
     }
 
@@ -122,9 +133,27 @@ impl Server {
         self.tasks.wait().await;
     }
 
-    async fn http(self: Arc<Self>, stream: TcpStream, peer: SocketAddr, mut turn: Turn) {
+    async fn arrived(self: Arc<Self>, stream: TcpStream, peer: SocketAddr, mut turn: Turn) {
         // Small frames must not wait for each other. Failing that only costs time.
         let _ = stream.set_nodelay(true);
+        let Some(tls) = &self.tls else { return self.http(stream, peer, turn).await };
+        let accepted = tokio::select! {
+            accepted = tls.accept(stream) => accepted,
+            () = turn.over() => return tracing::debug!(%peer, "a peer that shook no hands gave way to others"),
+        };
+        match accepted {
+            Ok(stream) => self.http(stream, peer, turn).await,
+            Err(error) => {
+                self.pod.metrics.tls_handshake_failures.inc();
+                tracing::debug!(%error, %peer, "a handshake failed");
+            }
+        }
+    }
+
+    async fn http<S>(self: &Arc<Self>, stream: S, peer: SocketAddr, mut turn: Turn)
+    where
+        S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
+    {
         let service = service_fn(|request| {
             let response = self.answer(request);
             async { Ok::<_, Infallible>(response) }
@@ -169,13 +198,22 @@ impl Server {
         let server = self.clone();
         self.tasks.spawn(async move {
             let Ok(Ok(upgraded)) = tokio::time::timeout(UPGRADE_TIMEOUT, upgraded).await else { return };
-            let Ok(parts) = upgraded.downcast::<TokioIo<TcpStream>>() else { return };
-            // A copy, nearly always of nothing: the slice would keep all of hyper's buffer as long as the connection.
-            let first = parts.read_buf.to_vec();
-            drop(parts.read_buf);
+            let Some((stream, first)) = socket(upgraded) else { return };
             // A task of its own: what the upgrade needed is not part of the connection.
-            server.connections.attend(&server.tasks, seat, parts.io.into_inner(), first);
+            server.connections.attend(&server.tasks, seat, stream, first);
         });
         Ok(upgrade::switching(accept))
+    }
+}
+
+/// What was below HTTP, and what came with the request already.
+fn socket(upgraded: Upgraded) -> Option<(Stream, Vec<u8>)> {
+    // A copy, nearly always of nothing: the slice would keep all of hyper's buffer as long as the connection.
+    match upgraded.downcast::<TokioIo<TcpStream>>() {
+        Ok(parts) => Some((parts.io.into_inner().into(), parts.read_buf.to_vec())),
+        Err(upgraded) => {
+            let parts = upgraded.downcast::<TokioIo<TlsStream<TcpStream>>>().ok()?;
+            Some((parts.io.into_inner().into(), parts.read_buf.to_vec()))
+        }
     }
 }

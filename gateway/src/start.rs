@@ -31,6 +31,7 @@ use crate::{
     sign_in::SignIn,
     store::{MemoryStore, RedisStore, Servers, Store},
     tickets::Tickets,
+    tls,
 };
 
 /// How long the store may take to hear that the pod is gone; the lease runs out by itself.
@@ -132,6 +133,14 @@ pub async fn assemble(config: &Config, live: watch::Receiver<Live>, backend: Bac
     });
     let stop = CancellationToken::new();
     let mut tasks = JoinSet::new();
+    let tls = match &config.tls {
+        None => None,
+        Some(files) => {
+            let (keeper, tls) = tls::Keeper::new(files.clone(), metrics.certificate_failures.clone())?;
+            tasks.spawn(keeper.follow());
+            Some(tls)
+        }
+    };
     tasks.spawn(authenticator.clone().keep_keys());
     tasks.spawn(tell_claims(bus.clone(), claims));
     let (every_pod, said) = broadcast::channel(SERVER_WIDE_BEHIND_MAX);
@@ -154,7 +163,7 @@ pub async fn assemble(config: &Config, live: watch::Receiver<Live>, backend: Bac
         demo_host: config.demo.then(host_name),
     };
     Ok(Running {
-        server: Server::new(Arc::new(pod), live, config.allowed_origins.clone()),
+        server: Server::new(Arc::new(pod), live, tls, config.allowed_origins.clone()),
         admin: admin::State::new(metrics, store, bus),
         owned: Owned { lease, stop, tasks },
     })

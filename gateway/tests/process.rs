@@ -29,7 +29,9 @@ fn a_bad_configuration_is_one_line_and_exit_code_2() {
     for (flags, name) in [
         (&["--listen", "nowhere"][..], "--listen"),
         (&["--demo", "--redis-url", "http://x"], "--redis-url"),
-        (&["--demo", "--tls-cert-file", "x"], "--tls-cert-file"),
+        (&["--demo", "--tls-cert-file", "x"], "--tls-key-file"),
+        (&["--demo", "--tls-key-file", "x"], "--tls-cert-file"),
+        (&["--demo", "--tls-cert-file", "/does/not/exist", "--tls-key-file", "x"], "--tls-cert-file"),
         (&["--jwt-secret-file", "/does/not/exist"], "--jwt-secret-file"),
         (&["--demo", "--shout"], "--shout"),
     ] {

@@ -12,6 +12,7 @@ use crate::{
     directory::Urls,
     live::{self, Live},
     tickets::Tickets,
+    tls::{self, TlsFiles},
 };
 
 impl Flags {
@@ -22,6 +23,7 @@ impl Flags {
         let webhooks = self.webhooks()?;
         let given = self.allowed_origins.iter().filter(|text| !text.trim().is_empty());
         let allowed_origins = given.map(|text| origin(text)).collect::<Result<_, _>>()?;
+        let tls = self.tls()?;
         for (flag, bytes) in
             [("--max-document-bytes", self.max_document_bytes), ("--max-edit-bytes", self.max_edit_bytes)]
         {
@@ -59,6 +61,7 @@ impl Flags {
             jwt,
             users_from_claims: self.users_from_claims,
             webhooks,
+            tls,
             allowed_origins,
             document_bytes_max: self.max_document_bytes,
             edit_bytes_max: self.max_edit_bytes,
@@ -74,11 +77,6 @@ impl Flags {
     }
 
     fn refuse_what_is_not_built(&self) -> Result<(), Mistake> {
-        let given =
-            [("--tls-cert-file", self.tls_cert_file.is_some()), ("--tls-key-file", self.tls_key_file.is_some())];
-        if let Some((flag, _)) = given.iter().find(|(_, given)| *given) {
-            return Err(Mistake(format!("{flag} is not in this version yet: leave it out")));
-        }
         // Documents do not ask for it yet: a promise that nobody keeps is worse than none.
         match self.durability {
             Durability::Async => Ok(()),
@@ -87,6 +85,19 @@ impl Flags {
             }
             Durability::Synced => Err(Mistake("--durability synced is not in this version yet: use async".into())),
         }
+    }
+
+    fn tls(&self) -> Result<Option<TlsFiles>, Mistake> {
+        let files = match (&self.tls_cert_file, &self.tls_key_file) {
+            (None, None) => return Ok(None),
+            (Some(_), None) => return Err(Mistake("--tls-key-file is missing: --tls-cert-file needs its key".into())),
+            (None, Some(_)) => {
+                return Err(Mistake("--tls-cert-file is missing: --tls-key-file needs its certificate".into()));
+            }
+            (Some(cert), Some(key)) => TlsFiles { cert: cert.clone(), key: key.clone() },
+        };
+        tls::check(&files).map_err(|error| Mistake(error.to_string()))?;
+        Ok(Some(files))
     }
 
     fn jwt(&self, is_shared: bool) -> Result<Jwt, Mistake> {

@@ -91,10 +91,10 @@ pub(super) struct Flags {
     /// The largest edit in bytes.
     #[arg(long, env = "COLLAB_MAX_EDIT_BYTES", default_value_t = EDIT_BYTES_DEFAULT)]
     pub(super) max_edit_bytes: usize,
-    /// Not in this version yet.
+    /// The public port's certificate and those above it, in PEM; re-read when it changes.
     #[arg(long, env = "COLLAB_TLS_CERT_FILE")]
     pub(super) tls_cert_file: Option<PathBuf>,
-    /// Not in this version yet.
+    /// Its private key, in PEM; re-read when it changes.
     #[arg(long, env = "COLLAB_TLS_KEY_FILE")]
     pub(super) tls_key_file: Option<PathBuf>,
     /// A file of keys, common to all pods, that sign resume tickets; of several lines the last signs, the last two verify.

@@ -13,7 +13,7 @@ use clap::Parser;
 use hyper::Uri;
 
 use self::flags::Flags;
-use crate::{directory::Urls, live::Live};
+use crate::{directory::Urls, live::Live, tls::TlsFiles};
 
 /// A configuration that cannot work: one line that names the flag and says what to write.
 #[derive(Debug, thiserror::Error)]
@@ -37,6 +37,8 @@ pub struct Config {
     pub resume_key_file: Option<PathBuf>,
     /// Who else is asked about people and their access.
     pub webhooks: Urls,
+    /// The public port's certificate; `None` means no encryption.
+    pub tls: Option<TlsFiles>,
     /// Browsers' `Origin`s that may connect; empty means any.
     pub allowed_origins: Vec<String>,
     /// The largest document, in bytes of UTF-8.

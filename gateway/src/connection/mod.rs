@@ -24,7 +24,7 @@ use std::{
 };
 
 use protocol::{EnginePacket, Handshake, Malformed};
-use tokio::{net::TcpStream, sync::watch, time::Instant};
+use tokio::{sync::watch, time::Instant};
 use tokio_util::task::TaskTracker;
 use websocket::{Decoder, Message, Violation};
 
@@ -37,6 +37,7 @@ use crate::{
     outbox::{Ending, Outbox},
     registry::{Registry, Seat},
     sign_in::SignIn,
+    stream::Stream,
     tickets::Tickets,
 };
 
@@ -137,17 +138,17 @@ pub type Handled = Result<(), Ending>;
 /// Runs the connections that a server admits.
 pub trait Attend: Send + Sync {
     /// Starts the task of one connection. `first` is what came with the upgrade.
-    fn attend(&self, tasks: &TaskTracker, seat: Seat, stream: TcpStream, first: Vec<u8>);
+    fn attend(&self, tasks: &TaskTracker, seat: Seat, stream: Stream, first: Vec<u8>);
 }
 
 impl Attend for Arc<Pod> {
-    fn attend(&self, tasks: &TaskTracker, seat: Seat, stream: TcpStream, first: Vec<u8>) {
+    fn attend(&self, tasks: &TaskTracker, seat: Seat, stream: Stream, first: Vec<u8>) {
         tasks.spawn(run(self.clone(), seat, stream, first));
     }
 }
 
 /// Serves a client of the documents until it ends.
-pub fn run(pod: Arc<Pod>, seat: Seat, stream: TcpStream, first: Vec<u8>) -> impl Future<Output = ()> + Send {
+pub fn run(pod: Arc<Pod>, seat: Seat, stream: Stream, first: Vec<u8>) -> impl Future<Output = ()> + Send {
     let heartbeat = pod.heartbeat();
     serve(SocketIo::new(Client::new(pod, seat), CONNECT_TIMEOUT), heartbeat, stream, first)
 }
@@ -169,7 +170,7 @@ pub struct Heartbeat {
 pub fn serve(
     service: impl Service,
     heartbeat: Heartbeat,
-    stream: TcpStream,
+    stream: Stream,
     first: Vec<u8>,
 ) -> impl Future<Output = ()> + Send {
     let Heartbeat { sid, interval, timeout, message_bytes_max } = heartbeat;
@@ -189,7 +190,7 @@ async fn until_end(
     mut service: Box<impl Service>,
     interval: Duration,
     timeout: Duration,
-    stream: Arc<TcpStream>,
+    stream: Arc<Stream>,
     first: Vec<u8>,
 ) {
     let outbox = service.outbox().clone();
@@ -232,7 +233,7 @@ enum Over {
 }
 
 async fn read(
-    stream: &TcpStream,
+    stream: &Stream,
     decoder: &mut Decoder,
     first: Vec<u8>,
     service: &mut impl Service,
@@ -312,6 +313,10 @@ async fn read(
                     Ok(None) => {}
                     Err(_) => return Over::Lost,
                 }
+                if stream.has_unsent() {
+                    // What TLS itself had to answer.
+                    service.outbox().wake();
+                }
             }
             () = settling => {}
             () = until(deadline) => {
@@ -325,7 +330,7 @@ async fn read(
 
 /// What is there now; nothing after [`LAST_READ_WAIT`].
 async fn last_read(
-    stream: &TcpStream,
+    stream: &Stream,
     decoder: &mut Decoder,
     messages: &mut Vec<Message>,
 ) -> io::Result<Option<(usize, Result<(), Violation>)>> {

@@ -8,14 +8,13 @@ use std::{
 };
 
 use bytes::{Buf, Bytes};
-use tokio::{
-    io::AsyncWriteExt,
-    net::TcpStream,
-    time::{Instant, sleep_until},
-};
+use tokio::time::{Instant, sleep_until};
 use websocket::{Decoder, Message, Violation};
 
-use crate::outbox::{Ending, FRAMES_PER_WRITE, Outbox};
+use crate::{
+    outbox::{Ending, FRAMES_PER_WRITE, Outbox},
+    stream::Stream,
+};
 
 /// One read's worth; shared, so its size costs nothing per connection.
 const READ_BYTES: usize = 64 * 1024;
@@ -38,7 +37,7 @@ pub(super) enum Written {
 /// # Errors
 /// When the peer has closed or the socket failed.
 pub(super) fn read_once(
-    stream: &TcpStream,
+    stream: &Stream,
     decoder: &mut Decoder,
     messages: &mut Vec<Message>,
 ) -> io::Result<Option<(usize, Result<(), Violation>)>> {
@@ -53,7 +52,7 @@ pub(super) fn read_once(
 /// Writes what the outbox collects, and heartbeats, until the connection is to end. `heard` is set by the reader
 /// whenever the peer said anything: proof of life, a pong among it.
 pub(super) async fn write(
-    stream: &TcpStream,
+    stream: &Stream,
     outbox: &Outbox,
     heard: &AtomicBool,
     ping_interval: Duration,
@@ -77,8 +76,8 @@ pub(super) async fn write(
         }
         let deadline = dead_at.map_or(next_ping, |dead_at| dead_at.min(next_ping));
         tokio::select! {
-            ready = stream.writable(), if !batch.is_empty() => {
-                if ready.is_err() {
+            ready = stream.writable(), if !batch.is_empty() || stream.has_unsent() => {
+                if ready.and_then(|()| stream.try_flush()).is_err() {
                     return Written::Lost;
                 }
             }
@@ -107,7 +106,7 @@ pub(super) async fn write(
 }
 
 /// Waits until the peer has closed its side, so that what was written last reaches it.
-pub(super) async fn linger(stream: &mut TcpStream, most: Duration) {
+pub(super) async fn linger(stream: &mut Stream, most: Duration) {
     let closed = async {
         stream.shutdown().await?;
         loop {
@@ -125,7 +124,7 @@ pub(super) async fn linger(stream: &mut TcpStream, most: Duration) {
     let _: Result<io::Result<()>, _> = tokio::time::timeout(most, closed).await;
 }
 
-async fn end(stream: &TcpStream, ending: Ending) -> Written {
+async fn end(stream: &Stream, ending: Ending) -> Written {
     let frames = match ending {
         Ending::Drop => return Written::Lost,
         Ending::Transport { code, reason } => vec![websocket::close_frame(code, reason)],
@@ -140,6 +139,9 @@ async fn end(stream: &TcpStream, ending: Ending) -> Written {
                 stream.writable().await?;
             }
         }
+        while !stream.try_flush()? {
+            stream.writable().await?;
+        }
         io::Result::Ok(())
     };
     match tokio::time::timeout(super::GOODBYE_TIMEOUT, all).await {
@@ -149,7 +151,7 @@ async fn end(stream: &TcpStream, ending: Ending) -> Written {
 }
 
 /// Writes as much of the batch as the socket takes and removes it; true if something was written.
-fn write_some(stream: &TcpStream, batch: &mut Vec<Bytes>) -> io::Result<bool> {
+fn write_some(stream: &Stream, batch: &mut Vec<Bytes>) -> io::Result<bool> {
     let mut slices = [IoSlice::new(&[]); FRAMES_PER_WRITE];
     for (slice, frame) in slices.iter_mut().zip(batch.iter()) {
         *slice = IoSlice::new(frame);

@@ -12,6 +12,7 @@ use collab_gateway::{
     registry::Seat,
     server::Server,
     start::{self, Owned, Running},
+    stream::Stream,
 };
 use document::ReplyId;
 use serde_json::value::RawValue;
@@ -50,7 +51,7 @@ pub(crate) async fn serve(connections: impl FnOnce(Arc<Pod>) -> Box<dyn Attend>)
     let (settings, live) = watch::channel(config.live.clone());
     let Running { server, owned, .. } = start::start(&config, live.clone()).await.unwrap();
     let pod = server.shared_pod();
-    let server = Server::attended_by(connections(pod.clone()), pod, live, Vec::new());
+    let server = Server::attended_by(connections(pod.clone()), pod, live, None, Vec::new());
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
     let stop = CancellationToken::new();
@@ -62,7 +63,7 @@ pub(crate) async fn serve(connections: impl FnOnce(Arc<Pod>) -> Box<dyn Attend>)
 pub(crate) struct EngineEcho(pub(crate) Arc<Pod>);
 
 impl Attend for EngineEcho {
-    fn attend(&self, tasks: &TaskTracker, seat: Seat, stream: TcpStream, first: Vec<u8>) {
+    fn attend(&self, tasks: &TaskTracker, seat: Seat, stream: Stream, first: Vec<u8>) {
         tasks.spawn(connection::serve(Engine(seat), heartbeat(&self.0), stream, first));
     }
 }
@@ -71,7 +72,7 @@ impl Attend for EngineEcho {
 pub(crate) struct SocketEcho(pub(crate) Arc<Pod>);
 
 impl Attend for SocketEcho {
-    fn attend(&self, tasks: &TaskTracker, seat: Seat, stream: TcpStream, first: Vec<u8>) {
+    fn attend(&self, tasks: &TaskTracker, seat: Seat, stream: Stream, first: Vec<u8>) {
         let service = SocketIo::new(Echo { seat, namespaces: Vec::new() }, CONNECT_TIMEOUT);
         tasks.spawn(connection::serve(service, heartbeat(&self.0), stream, first));
     }

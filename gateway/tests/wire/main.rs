@@ -14,6 +14,7 @@ mod public_keys;
 mod refusals;
 #[path = "../signers/mod.rs"]
 mod signers;
+mod tls;
 mod upgrade;
 #[path = "../web/mod.rs"]
 mod web;

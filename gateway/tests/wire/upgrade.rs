@@ -142,7 +142,7 @@ async fn the_task_of_an_idle_connection_is_small() {
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
     let stream = tokio::net::TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
     let seat = gateway.server.pod().registry.admit(1).unwrap();
-    let task = collab_gateway::connection::run(gateway.server.shared_pod(), seat, stream, Vec::new());
+    let task = collab_gateway::connection::run(gateway.server.shared_pod(), seat, stream.into(), Vec::new());
     // With its socket, outbox and registration a connection stays within the budget of 4 KiB.
     let bytes = size_of_val(&task);
     assert!(bytes <= 1536, "{bytes} bytes");

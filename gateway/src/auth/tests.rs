@@ -1,3 +1,5 @@
+//! Tokens and keys, good, old, forged and absurd, and what is said of each.
+
 use std::path::PathBuf;
 
 use serde_json::{Value, json};

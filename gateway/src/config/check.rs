@@ -110,6 +110,9 @@ impl Flags {
                  --jwks-url){or}"
             )));
         }
+        if self.demo && is_shared && self.jwt_secret_file.is_empty() {
+            return Err(Mistake("--demo with --redis-url needs --jwt-secret-file: all pods sign with it".into()));
+        }
         for file in &self.jwt_secret_file {
             let secret = std::fs::read(file).map_err(|error| unreadable("--jwt-secret-file", file, &error))?;
             if secret.trim_ascii().is_empty() {

@@ -175,6 +175,7 @@ mod tests {
         for (arguments, flag) in [
             (&["--listen", "nowhere"][..], "--listen"),
             (&["--redis-url", "redis://redis:6379"], "--jwt-secret-file"),
+            (&["--redis-url", "redis://redis", "--demo", "--jwks-url", "https://keys"], "--jwt-secret-file"),
             (&["--redis-url", "http://redis", "--demo"], "--redis-url"),
             (&["--redis-url", "redis://user:word@redis", "--demo"], "--redis-url"),
             (&["--jwt-secret-file", "/does/not/exist"], "--jwt-secret-file"),

@@ -5,23 +5,21 @@
 //! and from memory for demo users, who leave no key anywhere. Webhooks of the application answer for keys that are not there.
 
 mod memory;
+mod shared;
 mod webhook;
 
-use std::{
-    collections::HashMap,
-    sync::{Arc, Mutex, PoisonError},
-    time::{Duration, SystemTime, UNIX_EPOCH},
-};
+use std::{sync::Arc, time::Duration};
 
 use document::{Role, User};
 use futures_util::FutureExt;
 use hyper::Uri;
 use protocol::Change;
-use serde::{Deserialize, Serialize};
+use serde::Deserialize;
 use tokio::{sync::mpsc, time::timeout};
 
 use self::{
     memory::{Ask, Asked, Memory, Question, Wish},
+    shared::{Shared, now_ms},
     webhook::{ToldUser, Webhook},
 };
 use crate::{
@@ -38,14 +36,8 @@ const ROLES_MAX: u64 = 100_000;
 const FRESH_NO: Duration = Duration::from_secs(5);
 /// Answers that were given and turned out to be old; more are dropped, and the minute's re-read finds them.
 const NEWS_MAX: usize = 1024;
-/// How long other pods rely on what the webhook told this one (CONTRACT section 2).
-const SHARED_LIFE_S: u64 = 3600;
 /// With a webhook to ask, a store that is slower than this is passed over.
 const STORE_PATIENCE: Duration = Duration::from_secs(1);
-/// Pods' clocks differ by less; what was asked that close to a change is asked again.
-const CLOCKS_DIFFER_MS: u64 = 2_000;
-/// Changes of users that are remembered one by one for the pods' common cache.
-const MARKS_MAX: usize = 10_000;
 /// Names are shown beside cursors: the rest of a longer one is cut.
 const NAME_CHARACTERS_MAX: usize = 200;
 /// A longer link is dropped.
@@ -95,7 +87,7 @@ struct Inner {
     by_claims: bool,
     demo: bool,
     users: Memory<User>,
-    ask_user: HashedAsk,
+    ask_user: AskUser,
     shared: Arc<Shared>,
     /// Whether anything is kept there.
     is_shared: bool,
@@ -105,7 +97,7 @@ struct Inner {
 }
 
 /// Makes the question to the directory about one user.
-type HashedAsk = Box<dyn Fn(&Arc<str>) -> Ask<User> + Send + Sync>;
+type AskUser = Box<dyn Fn(&Arc<str>) -> Ask<User> + Send + Sync>;
 
 impl Directory {
     /// A directory over a store; `demo` admits demo users to demo documents. The receiver tells what was given from
@@ -122,13 +114,15 @@ impl Directory {
             url.as_ref().zip(client.clone()).map(|(url, client)| Arc::new(Webhook::new(flag, url, client)))
         };
         let shared = Arc::new(Shared::new(store.clone()));
-        let ask_user: HashedAsk = match webhook("--user-directory-url", &urls.users) {
+        let ask_user: AskUser = match webhook("--user-directory-url", &urls.users) {
             Some(webhook) => {
-                let shared = Arc::clone(&shared);
+                let (store, shared) = (store.clone(), Arc::clone(&shared));
                 Box::new(move |id| {
-                    let (id, webhook, shared) = (Arc::clone(id), Arc::clone(&webhook), Arc::clone(&shared));
+                    let (id, store) = (Arc::clone(id), store.clone());
+                    let (webhook, shared) = (Arc::clone(&webhook), Arc::clone(&shared));
                     Arc::new(move |wish| {
-                        ask_webhook(Arc::clone(&id), wish, Arc::clone(&webhook), Arc::clone(&shared)).boxed()
+                        let (webhook, shared) = (Arc::clone(&webhook), Arc::clone(&shared));
+                        ask_webhook(Arc::clone(&id), wish, store.clone(), webhook, shared).boxed()
                     })
                 })
             }
@@ -326,12 +320,13 @@ async fn ask_store(id: Arc<str>, store: Store) -> Result<Asked<User>, StoreError
 async fn ask_webhook(
     id: Arc<str>,
     wish: Wish,
+    store: Store,
     webhook: Arc<Webhook>,
     shared: Arc<Shared>,
 ) -> Result<Asked<User>, StoreError> {
     let late = |_| StoreError::Unavailable("the store is slow".into());
     let asked_ms = now_ms();
-    let (key, told) = tokio::join!(timeout(STORE_PATIENCE, shared.store.user(&id)), async {
+    let (key, told) = tokio::join!(timeout(STORE_PATIENCE, store.user(&id)), async {
         match wish {
             Wish::Recent => timeout(STORE_PATIENCE, shared.told(&id)).await.ok().flatten(),
             Wish::Now => None,
@@ -357,90 +352,6 @@ async fn ask_webhook(
             Ok(Asked { answer: None, age: Duration::ZERO })
         }
     }
-}
-
-/// What the webhook told any pod, in the store.
-struct Shared {
-    store: Store,
-    marks: Mutex<Marks>,
-}
-
-/// Unix milliseconds of changes: what was asked before is not taken from the common cache.
-#[derive(Default)]
-struct Marks {
-    everything: u64,
-    users: HashMap<Arc<str>, u64>,
-}
-
-#[derive(Serialize, Deserialize)]
-#[serde(rename_all = "camelCase")]
-struct SharedUser {
-    id: String,
-    name: String,
-    #[serde(skip_serializing_if = "Option::is_none", default)]
-    avatar: Option<String>,
-    /// Unix milliseconds at which a pod asked the webhook.
-    asked_at: u64,
-}
-
-impl Shared {
-    fn new(store: Store) -> Shared {
-        Shared { store, marks: Mutex::default() }
-    }
-
-    /// A user, and how old the answer is. Trouble is no answer.
-    async fn told(&self, id: &Arc<str>) -> Option<(User, Duration)> {
-        let bytes = self.store.told_user(id).await.ok().flatten()?;
-        let told: SharedUser = serde_json::from_slice(&bytes).ok()?;
-        let since = {
-            let marks = self.marks.lock().unwrap_or_else(PoisonError::into_inner);
-            marks.users.get(id).copied().unwrap_or(0).max(marks.everything)
-        };
-        if told.id != **id || since > 0 && told.asked_at <= since + CLOCKS_DIFFER_MS {
-            return None;
-        }
-        let age = Duration::from_millis(now_ms().saturating_sub(told.asked_at));
-        Some((user(id, Some(told.name), told.avatar), age))
-    }
-
-    async fn tell(&self, user: &User, asked_ms: u64) {
-        let told = SharedUser {
-            id: user.id.to_string(),
-            name: user.name.to_string(),
-            avatar: user.avatar.as_deref().map(str::to_owned),
-            asked_at: asked_ms,
-        };
-        let Ok(text) = serde_json::to_vec(&told) else { return };
-        self.write(&user.id, Some(text.into())).await;
-    }
-
-    async fn remove(&self, id: &Arc<str>) {
-        self.write(id, None).await;
-    }
-
-    /// Nothing that was asked before now is taken any more.
-    fn forget(&self, id: Option<&Arc<str>>) {
-        let mut marks = self.marks.lock().unwrap_or_else(PoisonError::into_inner);
-        match id {
-            Some(id) if marks.users.len() < MARKS_MAX || marks.users.contains_key(id) => {
-                marks.users.insert(Arc::clone(id), now_ms());
-            }
-            Some(_) | None => *marks = Marks { everything: now_ms(), users: HashMap::new() },
-        }
-    }
-
-    /// Best effort: it only spares a request.
-    async fn write(&self, id: &Arc<str>, told: Option<bytes::Bytes>) {
-        let written = timeout(STORE_PATIENCE, self.store.tell_user(id, told.as_ref(), SHARED_LIFE_S)).await;
-        if !matches!(written, Ok(Ok(()))) {
-            tracing::debug!("what the user directory told is not shared with other pods");
-        }
-    }
-}
-
-fn now_ms() -> u64 {
-    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    u64::try_from(now.as_millis()).unwrap_or(u64::MAX)
 }
 
 #[derive(Deserialize)]

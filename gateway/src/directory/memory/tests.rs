@@ -1,0 +1,163 @@
+//! What is kept, for how long, and what is not believed: a source that says what it is told to, and paused time.
+
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use tokio::sync::{mpsc, watch};
+
+use super::*;
+
+/// A source that says what it is set to, or nothing while it is away.
+#[derive(Clone)]
+struct Source {
+    says: watch::Sender<Option<Answer<u32>>>,
+    asked: Arc<AtomicUsize>,
+    /// How long an answer takes after it was decided.
+    takes: Duration,
+    /// How old its answers are for those who take recent ones.
+    age: Duration,
+}
+
+impl Source {
+    fn new(takes: Duration) -> Source {
+        Source { says: watch::Sender::new(Some(Some(1))), asked: Arc::default(), takes, age: Duration::ZERO }
+    }
+
+    fn ask(&self) -> Ask<u32> {
+        let source = self.clone();
+        Arc::new(move |wish| {
+            let source = source.clone();
+            let asking = async move {
+                source.asked.fetch_add(1, Ordering::SeqCst);
+                let said = *source.says.borrow();
+                sleep(source.takes).await;
+                let age = if wish == Wish::Recent { source.age } else { Duration::ZERO };
+                let answer = said.ok_or_else(|| StoreError::Unavailable("away".into()))?;
+                Ok(Asked { answer, age })
+            };
+            asking.boxed()
+        })
+    }
+
+    fn asked(&self) -> usize {
+        self.asked.load(Ordering::SeqCst)
+    }
+}
+
+fn question() -> Question {
+    Question { key: "k".into(), parts: vec!["k".into()] }
+}
+
+async fn get(memory: &Memory<u32>, source: &Source, wish: Wish) -> Result<Answer<u32>, StoreError> {
+    memory.get(&question(), wish, &source.ask(), |_| {}).await
+}
+
+fn memory(survives_all: bool) -> Memory<u32> {
+    Memory::new(100, Duration::from_secs(5), survives_all)
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_answer_is_kept_for_a_minute_and_a_no_for_some_seconds() {
+    let (memory, source) = (memory(true), Source::new(Duration::from_millis(10)));
+    assert_eq!(get(&memory, &source, Wish::Recent).await.unwrap(), Some(1));
+    assert_eq!(get(&memory, &source, Wish::Recent).await.unwrap(), Some(1));
+    assert_eq!(source.asked(), 1);
+    source.says.send_replace(Some(None));
+    sleep(Duration::from_secs(59)).await;
+    // Given once more, and found to be old behind the caller's back.
+    let (tell, mut told) = mpsc::channel(1);
+    let differs = move |answer| tell.try_send(answer).unwrap();
+    assert_eq!(memory.get(&question(), Wish::Recent, &source.ask(), differs).await.unwrap(), Some(1));
+    assert_eq!(told.recv().await, Some(None));
+    assert_eq!((get(&memory, &source, Wish::Recent).await.unwrap(), source.asked()), (None, 2));
+    source.says.send_replace(Some(Some(2)));
+    sleep(Duration::from_secs(6)).await;
+    assert_eq!((get(&memory, &source, Wish::Recent).await.unwrap(), source.asked()), (Some(2), 3));
+    source.says.send_replace(Some(Some(3)));
+    assert_eq!(get(&memory, &source, Wish::Now).await.unwrap(), Some(3));
+    assert_eq!(get(&memory, &source, Wish::Recent).await.unwrap(), Some(3));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_stale_answer_is_better_than_none_for_a_day_and_a_stale_no_never() {
+    let (memory, source) = (memory(true), Source::new(Duration::from_secs(2)));
+    assert_eq!(get(&memory, &source, Wish::Recent).await.unwrap(), Some(1));
+    source.says.send_replace(None);
+    sleep(Duration::from_secs(23 * 3600)).await;
+    let started = Instant::now();
+    assert_eq!(get(&memory, &source, Wish::Recent).await.unwrap(), Some(1));
+    assert_eq!(started.elapsed(), Duration::from_secs(2));
+    // The source is known to be away: nobody else waits for it.
+    assert_eq!(get(&memory, &source, Wish::Now).await.unwrap(), Some(1));
+    assert_eq!(started.elapsed(), Duration::from_secs(2));
+    sleep(Duration::from_secs(2 * 3600)).await;
+    let started = Instant::now();
+    assert!(get(&memory, &source, Wish::Recent).await.is_err());
+    assert!(started.elapsed() <= Duration::from_secs(11), "{:?}", started.elapsed());
+    source.says.send_replace(Some(None));
+    assert_eq!(get(&memory, &source, Wish::Recent).await.unwrap(), None);
+    source.says.send_replace(None);
+    sleep(Duration::from_secs(6)).await;
+    assert!(get(&memory, &source, Wish::Recent).await.is_err(), "no is a statement that must be true now");
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_was_asked_before_a_change_is_neither_given_nor_kept() {
+    let (memory, source) = (memory(true), Source::new(Duration::from_secs(1)));
+    for forget in [|memory: &Memory<u32>| memory.forget(&"k".into()), Memory::forget_all] {
+        source.says.send_replace(Some(Some(1)));
+        forget(&memory);
+        let change = async {
+            sleep(Duration::from_millis(500)).await;
+            source.says.send_replace(Some(Some(2)));
+            forget(&memory);
+            // Whoever comes now does not get the old answer either.
+            get(&memory, &source, Wish::Recent).await
+        };
+        let (first, second) = tokio::join!(get(&memory, &source, Wish::Recent), change);
+        assert_eq!((first.unwrap(), second.unwrap()), (Some(2), Some(2)));
+        assert_eq!(get(&memory, &source, Wish::Recent).await.unwrap(), Some(2));
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_forgotten_answer_is_not_even_a_stale_one_unless_only_everything_was_said_to_change() {
+    for (survives_all, expected) in [(true, true), (false, false)] {
+        let (memory, source) = (memory(survives_all), Source::new(Duration::ZERO));
+        assert_eq!(get(&memory, &source, Wish::Recent).await.unwrap(), Some(1));
+        source.says.send_replace(None);
+        memory.forget_all();
+        assert_eq!(get(&memory, &source, Wish::Recent).await.is_ok(), expected);
+        memory.forget(&"k".into());
+        assert!(get(&memory, &source, Wish::Recent).await.is_err());
+    }
+    // More changes than are remembered one by one.
+    let (memory, source) = (memory(true), Source::new(Duration::ZERO));
+    assert_eq!(get(&memory, &source, Wish::Recent).await.unwrap(), Some(1));
+    source.says.send_replace(Some(Some(2)));
+    memory.forget(&"k".into());
+    for number in 0..=MARKS_MAX {
+        memory.forget(&number.to_string().into());
+    }
+    assert_eq!(get(&memory, &source, Wish::Recent).await.unwrap(), Some(2));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_question_ends_when_nobody_waits_for_it_and_leaves_nothing_behind() {
+    let (memory, source) = (memory(true), Source::new(Duration::from_secs(100)));
+    let waiting = tokio::time::timeout(Duration::from_secs(1), get(&memory, &source, Wish::Recent)).await;
+    assert!(waiting.is_err());
+    assert!(memory.inner.state().flights.is_empty());
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_answer_of_another_pod_is_given_and_asked_for_again() {
+    let memory = memory(true);
+    let source = Source { age: Duration::from_secs(1800), ..Source::new(Duration::from_millis(1)) };
+    assert_eq!(get(&memory, &source, Wish::Recent).await.unwrap(), Some(1));
+    source.says.send_replace(Some(Some(2)));
+    sleep(Duration::from_secs(1)).await;
+    // What the other pod was told was given at once; by now this pod has its own answer, and keeps that.
+    assert_eq!(source.asked(), 2);
+    assert_eq!(get(&memory, &source, Wish::Recent).await.unwrap(), Some(2));
+    assert_eq!(source.asked(), 2);
+}

@@ -51,12 +51,16 @@ pub struct State {
     store: Store,
     bus: Bus,
     draining: Arc<AtomicBool>,
+    has_been_ready: Arc<AtomicBool>,
 }
 
 impl State {
-    /// Ready as soon as the store answers.
+    /// Ready as soon as the store has answered once, and from then on until it drains. A pod is unready for what it lacks
+    /// and other pods have. The store is the same for all: if they became unready with it, the Service would be empty at
+    /// once, and clients that can be held until the store is back would be turned away, to arrive all together when the
+    /// last probe has noticed. What is wrong is told in the answer's text and by `collab_gateway_store_up`.
     pub fn new(metrics: Metrics, store: Store, bus: Bus) -> Self {
-        Self { metrics, store, bus, draining: Arc::default() }
+        Self { metrics, store, bus, draining: Arc::default(), has_been_ready: Arc::default() }
     }
 
     /// The pod drains: from now on `/readyz` says no, unless it is to stay ready.
@@ -71,11 +75,27 @@ impl State {
         self.metrics.draining.set(0);
     }
 
-    async fn ready(&self) -> Result<(), &'static str> {
+    async fn ready(&self) -> Result<String, &'static str> {
         if self.draining.load(Ordering::Acquire) {
             return Err("draining");
         }
-        self.store_answers().await
+        if !self.has_been_ready.load(Ordering::Acquire) {
+            self.store_answers().await?;
+            self.has_been_ready.store(true, Ordering::Release);
+        }
+        // No question to the store: one that hangs must not make the probe time out.
+        Ok(match self.store.away() {
+            None => "ok\n".to_owned(),
+            Some(away) => {
+                let seconds = away.since.as_secs();
+                format!("ok, but the store takes no changes for {seconds} s now, edits are held: {}\n", away.why)
+            }
+        })
+    }
+
+    fn metrics(&self) -> String {
+        self.metrics.store_up.set(i64::from(self.store.away().is_none()));
+        self.metrics.text()
     }
 
     async fn store_answers(&self) -> Result<(), &'static str> {
@@ -120,11 +140,11 @@ async fn answer(request: Request<Incoming>, state: State) -> Result<Response<Ful
         "/livez" | "/readyz" | "/metrics" if !is_get => only("GET"),
         "/livez" => text(StatusCode::OK, "ok\n"),
         "/readyz" => match state.ready().await {
-            Ok(()) => text(StatusCode::OK, "ok\n"),
+            Ok(told) => text(StatusCode::OK, told),
             Err(why) => text(StatusCode::SERVICE_UNAVAILABLE, why),
         },
         "/metrics" => {
-            let mut response = text(StatusCode::OK, state.metrics.text());
+            let mut response = text(StatusCode::OK, state.metrics());
             response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(METRICS_TYPE));
             response
         }

@@ -65,6 +65,8 @@ pub struct Metrics {
     pub tls_handshake_failures: Counter,
     /// Copies of a document that were found to differ.
     pub divergence: Counter,
+    /// 1 while the store takes changes, as far as this pod knows.
+    pub store_up: Gauge,
     /// 1 while this pod drains.
     pub draining: Gauge,
     /// Connections that a drain has still to see gone.
@@ -95,6 +97,7 @@ impl Default for Metrics {
             certificate_failures: Counter::default(),
             tls_handshake_failures: Counter::default(),
             divergence: Counter::default(),
+            store_up: Gauge::default(),
             draining: Gauge::default(),
             drain_connections_left: Gauge::default(),
         };
@@ -119,6 +122,7 @@ impl Default for Metrics {
         registry.register("divergence", "Copies found to differ", m.divergence.clone());
         let left = m.drain_connections_left.clone();
         registry.register("drain_connections_left", "Connections that a drain has still to see gone", left);
+        registry.register("store_up", "1 while the store takes changes", m.store_up.clone());
         registry.register("draining", "1 while this pod drains", m.draining.clone());
         metrics.registry = Arc::new(registry);
         metrics

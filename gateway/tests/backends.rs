@@ -85,6 +85,7 @@ scenarios! {
     the_floor_is_that_of_the_most_forgetful_pod
     the_window_is_bounded_in_bytes_but_keeps_the_last_entry
     a_batch_beyond_its_bounds_is_refused_as_a_whole
+    a_batch_of_many_bytes_is_appended_whole
     a_tail_brings_what_others_committed
     a_long_tail_comes_in_parts
     large_entries_come_one_by_one
@@ -189,6 +190,20 @@ async fn a_batch_beyond_its_bounds_is_refused_as_a_whole(world: World) {
     assert!(matches!(world.store.commit("d", &root, 0, &batch).await, Err(StoreError::OutOfBounds(_))));
     let committed = world.store.commit("d", &root, 0, &batch[..256]).await.unwrap();
     assert_eq!(committed.verdicts.len(), 256);
+}
+
+async fn a_batch_of_many_bytes_is_appended_whole(world: World) {
+    let root = world.create("d").await;
+    let batch: Vec<_> = (1..=3).map(|n| entry(&format!("c{n}"), 1, 0, &vec![b'x'; 200 << 10])).collect();
+    let ok = [Verdict::Ok(1), Verdict::Ok(2), Verdict::Ok(3)];
+    let committed = world.store.commit("d", &root, 0, &batch).await.unwrap();
+    assert_eq!(committed.verdicts, ok);
+    assert_eq!((committed.tail.entries.len(), committed.tail.more), (1, true));
+    let again = world.store.commit("d", &root, 0, &batch).await.unwrap();
+    assert_eq!(again.verdicts, [Verdict::Dup(1), Verdict::Dup(2), Verdict::Dup(3)]);
+    let strange = Point { hash: "fffffffffff".into(), ..root };
+    let forked = world.store.commit("d", &strange, 0, &batch).await.unwrap();
+    assert!(forked.tail.forked && forked.verdicts.is_empty());
 }
 
 async fn a_tail_brings_what_others_committed(world: World) {

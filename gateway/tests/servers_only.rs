@@ -28,6 +28,7 @@ macro_rules! scenarios {
 
 scenarios! {
     a_fenced_server_changes_nothing
+    the_script_refuses_batches_of_too_many_bytes
     every_change_moves_the_position
     keys_and_fields_are_those_of_the_design
     what_is_older_than_ten_minutes_and_the_snapshot_is_trimmed
@@ -58,6 +59,26 @@ async fn a_fenced_server_changes_nothing(server: Server) {
     assert!(matches!(store.create("e", creation()).await, Err(StoreError::Fenced)));
     set(&mut client, &["DEL", "collab:fence"]).await;
     assert_eq!(commit(2).await.unwrap().verdicts, [Verdict::Ok(2)]);
+}
+
+async fn the_script_refuses_batches_of_too_many_bytes(server: Server) {
+    let script = [include_str!("../src/store/common.lua"), include_str!("../src/store/commit.lua")].concat();
+    let root = create(&store(&server), "d").await;
+    let mut client = server.client().await;
+    let mut commit = async |sizes: &[usize]| {
+        let mut command = redis::cmd("EVAL");
+        command.arg(&script).arg(5).arg(["meta", "log", "clients"].map(|name| format!("{{doc:d}}:{name}")).as_slice());
+        command.arg("collab:fence").arg("collab:position").arg("{doc:d}").arg(0).arg(&*root.hash).arg(0);
+        command.arg(sizes.len());
+        for (n, size) in sizes.iter().enumerate() {
+            command.arg(format!("c{n}")).arg(1).arg(0).arg("owner").arg(0).arg(vec![b'x'; *size]);
+        }
+        command.query_async::<redis::Value>(&mut client).await
+    };
+    let refused = commit(&[131_072, 131_073]).await.unwrap_err();
+    assert_eq!(refused.code(), Some("BOUNDS"), "{refused}");
+    commit(&[600_000]).await.unwrap();
+    assert_eq!(store(&server).open("d").await.unwrap().unwrap().head.version, 1);
 }
 
 async fn every_change_moves_the_position(server: Server) {

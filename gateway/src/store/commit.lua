@@ -6,10 +6,12 @@
 -- Out: {forked, more, verdicts, tail}. Forked (1): the head is no point of this log, nothing was done. A verdict is a
 --      letter and a number: o = appended as, d = was there already as, g = a number is missing after, b = base below
 --      the window, f = the table of clients is full. Tail: what the log has after the head, the batch included.
---      Or the error FENCED.
+--      Or the errors FENCED, BOUNDS (nothing was done).
 
 -- A longer batch keeps the server from everybody else.
 local BATCH_ENTRIES_MAX = 256
+-- The same in bytes; a single entry may be larger.
+local BATCH_BYTES_MAX = 262144
 -- The window: what entries may be based on. The last entry always belongs to it.
 local WINDOW_ENTRIES_MAX = 512
 local WINDOW_BYTES_MAX = 1048576
@@ -28,6 +30,11 @@ local meta_key, log_key, clients_key = KEYS[1], KEYS[2], KEYS[3]
 local channel, head, head_hash, pod_floor, count = ARGV[1], tonumber(ARGV[2]), ARGV[3], tonumber(ARGV[4]), tonumber(ARGV[5])
 
 if count > BATCH_ENTRIES_MAX then return {err = 'BOUNDS a batch has at most ' .. BATCH_ENTRIES_MAX .. ' entries'} end
+local batch_bytes = 0
+for i = 1, count do batch_bytes = batch_bytes + #ARGV[5 + i * 6] end
+if count > 1 and batch_bytes > BATCH_BYTES_MAX then
+  return {err = 'BOUNDS a batch has at most ' .. BATCH_BYTES_MAX .. ' bytes'}
+end
 local now = now_ms()
 if fenced(KEYS[4], now) then return FENCED end
 local meta = meta_of(meta_key)

@@ -13,8 +13,8 @@ use document::{ClientRow, Point, Verdict, Version};
 use tokio::sync::watch;
 
 use super::{
-    BATCH_ENTRIES_MAX, Committed, Creation, Era, LookedUp, NewEntry, Notice, Opened, Saved, StoreError, StoredEntry,
-    TAIL_BYTES_MAX, TAIL_ENTRIES_MAX, Tail, rules,
+    Committed, Creation, Era, LookedUp, NewEntry, Notice, Opened, Saved, StoreError, StoredEntry, TAIL_BYTES_MAX,
+    TAIL_ENTRIES_MAX, Tail, rules,
 };
 use crate::bus::MemoryBus;
 
@@ -122,9 +122,7 @@ impl MemoryStore {
         floor: Version,
         batch: &[NewEntry],
     ) -> Result<Committed, StoreError> {
-        if batch.len() > BATCH_ENTRIES_MAX {
-            return Err(StoreError::OutOfBounds(format!("a batch has at most {BATCH_ENTRIES_MAX} entries")));
-        }
+        rules::within_bounds(batch)?;
         let mut inner = self.lock();
         let forked =
             Committed { verdicts: Vec::new(), tail: Tail { forked: true, ..Tail::default() }, era: Era::default() };

@@ -9,6 +9,7 @@
 mod dial;
 mod durability;
 mod errors;
+mod health;
 mod link;
 mod memory;
 mod notice;
@@ -26,6 +27,7 @@ use document::{Point, Role, Verdict, Version};
 use tokio::sync::watch;
 
 pub(crate) use dial::{RawConnection, closed, connect_raw};
+pub use health::Away;
 pub use link::{Link, Script};
 pub use memory::MemoryStore;
 pub use notice::Notice;
@@ -40,6 +42,8 @@ pub use crate::config::{Durability, Redis as RedisSettings};
 
 /// Entries of one commit call.
 pub const BATCH_ENTRIES_MAX: usize = 256;
+/// Bytes of the entries of one commit call; a single entry may be larger.
+pub const BATCH_BYTES_MAX: usize = 256 << 10;
 /// Entries that one call returns.
 pub const TAIL_ENTRIES_MAX: usize = 512;
 /// Points that one call may ask for: a window and some more.
@@ -48,6 +52,9 @@ pub const COMMON_POINTS_MAX: usize = 600;
 pub const TAIL_BYTES_MAX: usize = 256 << 10;
 /// A snapshot is stored in pieces of this size, so that no value keeps the server from others for long.
 pub const CHUNK_BYTES: usize = 256 << 10;
+/// Reads of what may have been missed that are under way at once. When a server comes back every open document has such
+/// a question, and each answer may have [`TAIL_BYTES_MAX`].
+pub const CATCH_UPS_MAX: usize = 64;
 /// A presence hash lives this long after the last renewal.
 pub const PRESENCE_LIFE_S: u64 = 24 * 3600;
 
@@ -220,7 +227,8 @@ impl Store {
     }
 
     /// Appends what is new of a batch: at most [`BATCH_ENTRIES_MAX`] entries, one of each identity, all based at or
-    /// below `head`. From now on entries based below `floor` are refused, by whomever.
+    /// below `head`. From now on entries based below `floor` are refused, by whomever. What is more than
+    /// [`BATCH_BYTES_MAX`] goes in several calls, and entries of others may come in between.
     pub async fn commit(
         &self,
         document: &str,
@@ -228,12 +236,41 @@ impl Store {
         floor: Version,
         batch: &[NewEntry],
     ) -> Result<Committed, StoreError> {
-        either!(self, store => store.commit(document, head, floor, batch))
+        // Who gathers a batch counts roughly: escapes can make its bytes several times as many.
+        let mut parts = rules::parts(batch);
+        let first = parts.next().unwrap_or_default();
+        let mut committed = either!(self, store => store.commit(document, head, floor, first))?;
+        for part in parts {
+            if committed.tail.forked {
+                break;
+            }
+            // The first call has raised the floor; in terms of the log that it found, as for one call.
+            let next = either!(self, store => store.commit(document, head, 0, part))?;
+            if next.era != committed.era {
+                return Err(StoreError::Unavailable("another server became the primary within a batch".into()));
+            }
+            committed.verdicts.extend(next.verdicts);
+            // It begins at the same head and holds the earlier parts' entries too.
+            committed.tail = next.tail;
+        }
+        if committed.tail.forked {
+            committed.verdicts.clear();
+        }
+        Ok(committed)
     }
 
     /// The log after a point.
     pub async fn tail(&self, document: &str, after: &Point) -> Result<Tail, StoreError> {
         Ok(self.lookup(document, &[], after).await?.tail)
+    }
+
+    /// The same for whoever may have missed something: [`CATCH_UPS_MAX`] at once, the others wait for their turn.
+    pub async fn catch_up(&self, document: &str, after: &Point) -> Result<Tail, StoreError> {
+        let _turn = match self {
+            Store::Memory(_) => None,
+            Store::Redis(store) => store.turn_to_catch_up().await,
+        };
+        self.tail(document, after).await
     }
 
     /// Rows of clients, and the log after a point, in one call.
@@ -318,6 +355,14 @@ impl Store {
     /// Which of these pods live.
     pub async fn living(&self, pods: &[Arc<str>]) -> Result<Vec<bool>, StoreError> {
         either!(self, store => store.living(pods))
+    }
+
+    /// Whether changes have failed lately; see [`Away`].
+    pub fn away(&self) -> Option<Away> {
+        match self {
+            Store::Memory(_) => None,
+            Store::Redis(store) => store.away(),
+        }
     }
 
     /// Whether it answers at all.

@@ -8,11 +8,12 @@ use std::sync::{Arc, LazyLock};
 use bytes::Bytes;
 use document::{ClientRow, Point, Verdict, Version};
 use redis::{Cmd, FromRedisValue, Pipeline, Value};
-use tokio::sync::watch;
+use tokio::sync::{Semaphore, SemaphorePermit, watch};
 
 use super::{
-    CHUNK_BYTES, Committed, Creation, Era, Link, LookedUp, NewEntry, Opened, PRESENCE_LIFE_S, RedisSettings, Saved,
-    Script, Servers, StoreError, StoredEntry, Tail, durability::GroupCommit, rules,
+    Away, CATCH_UPS_MAX, CHUNK_BYTES, Committed, Creation, Era, Link, LookedUp, NewEntry, Opened, PRESENCE_LIFE_S,
+    RedisSettings, Saved, Script, Servers, StoreError, StoredEntry, Tail, durability::GroupCommit, health::Health,
+    rules,
 };
 
 /// Before each chunk of a snapshot: which save it belongs to.
@@ -34,6 +35,8 @@ pub struct RedisStore {
     commits: Link,
     rest: Link,
     durability: GroupCommit,
+    health: Health,
+    catch_ups: Arc<Semaphore>,
 }
 
 impl RedisStore {
@@ -49,6 +52,8 @@ impl RedisStore {
             commits: Link::new(servers.clone()),
             rest: Link::new(servers.clone()),
             durability: GroupCommit::new(servers.clone()),
+            health: Health::default(),
+            catch_ups: Arc::new(Semaphore::new(CATCH_UPS_MAX)),
         }
     }
 
@@ -172,7 +177,9 @@ impl RedisStore {
             arguments.extend([entry.owner.as_bytes(), texts[3].as_bytes(), &entry.bytes]);
         }
         let keys = [key(document, "meta"), key(document, "log"), key(document, "clients")];
-        let (answer, era) = self.commits.script(&COMMIT, &keys, true, &arguments).await?;
+        let outcome = self.commits.script(&COMMIT, &keys, true, &arguments).await;
+        self.health.saw(&outcome);
+        let (answer, era) = outcome?;
         let mut answer = Fields::new(answer);
         let forked: u8 = answer.next()?;
         let more: u8 = answer.next()?;
@@ -205,6 +212,11 @@ impl RedisStore {
             rows.push(row(client, &text)?);
         }
         Ok(LookedUp { rows, tail })
+    }
+
+    /// Nobody closes the semaphore.
+    pub(super) async fn turn_to_catch_up(&self) -> Option<SemaphorePermit<'_>> {
+        self.catch_ups.acquire().await.ok()
     }
 
     pub(super) async fn common(&self, document: &str, points: &[Point]) -> Result<Option<Point>, StoreError> {
@@ -290,8 +302,9 @@ impl RedisStore {
             return self.rest.query(&key, &command).await;
         }
         command.arg("SET").arg(&key).arg(1).arg("EX").arg(life_s).arg("GET");
-        let before: Option<String> = self.rest.query(&key, &command).await?;
-        Ok(before.is_some())
+        let before: Result<Option<String>, StoreError> = self.rest.query(&key, &command).await;
+        self.health.saw(&before);
+        Ok(before?.is_some())
     }
 
     pub(super) async fn living(&self, pods: &[Arc<str>]) -> Result<Vec<bool>, StoreError> {
@@ -301,6 +314,10 @@ impl RedisStore {
             async move { link.query(&key, Cmd::new().arg("EXISTS").arg(&key)).await }
         });
         futures_util::future::try_join_all(asked).await
+    }
+
+    pub(super) fn away(&self) -> Option<Away> {
+        self.health.told()
     }
 
     pub(super) async fn ping(&self) -> Result<(), StoreError> {

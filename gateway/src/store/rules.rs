@@ -5,7 +5,7 @@
 use document::{Point, Role};
 use sha1::{Digest, Sha1};
 
-use super::StoredEntry;
+use super::{BATCH_BYTES_MAX, BATCH_ENTRIES_MAX, NewEntry, StoreError, StoredEntry};
 
 /// Hex digits of a point's hash.
 pub(crate) const HASH_DIGITS: usize = 11;
@@ -36,6 +36,35 @@ pub(crate) fn continues(head: &Point, published: &[StoredEntry]) -> bool {
         before = &entry.at.hash;
         follows
     })
+}
+
+/// A batch in as many parts as its bytes need: each within [`BATCH_BYTES_MAX`], or a single entry.
+pub(crate) fn parts(batch: &[NewEntry]) -> impl Iterator<Item = &[NewEntry]> {
+    let mut rest = batch;
+    std::iter::from_fn(move || {
+        let mut bytes = 0;
+        let fit = rest.iter().take_while(|entry| {
+            bytes += entry.bytes.len();
+            bytes <= BATCH_BYTES_MAX
+        });
+        let (part, after) = rest.split_at(fit.count().max(1).min(rest.len()));
+        rest = after;
+        (!part.is_empty()).then_some(part)
+    })
+}
+
+/// The bounds of one call, as the script has them.
+///
+/// # Errors
+/// When the batch is beyond them.
+pub(crate) fn within_bounds(batch: &[NewEntry]) -> Result<(), StoreError> {
+    if batch.len() > BATCH_ENTRIES_MAX {
+        return Err(StoreError::OutOfBounds(format!("a batch has at most {BATCH_ENTRIES_MAX} entries")));
+    }
+    if batch.len() > 1 && batch.iter().map(|entry| entry.bytes.len()).sum::<usize>() > BATCH_BYTES_MAX {
+        return Err(StoreError::OutOfBounds(format!("a batch has at most {BATCH_BYTES_MAX} bytes")));
+    }
+    Ok(())
 }
 
 /// The field of an identity in the table of clients. A `clientId` has no `~`, so that no client can take the place of
@@ -79,6 +108,28 @@ mod tests {
         assert!(!continues(&head, &[entry(5, &strange, b"one")]));
         assert!(!continues(&head, &[own[0].clone(), entry(6, &strange, b"two")]));
         assert!(continues(&head, &[entry(7, &strange, b"one")]), "a gap is filled from the log first");
+    }
+
+    fn batch(sizes: &[usize]) -> Vec<NewEntry> {
+        let entry = |size: &usize| NewEntry {
+            identity: document::Identity { id: "c".into(), seq: 1, by_gateway: false },
+            owner: "u".into(),
+            base: 0,
+            bytes: vec![b'x'; *size].into(),
+        };
+        sizes.iter().map(entry).collect()
+    }
+
+    #[test]
+    fn a_batch_is_cut_where_its_bytes_are_too_many_and_no_entry_is_too_large() {
+        let counts = |sizes: &[usize]| -> Vec<usize> { parts(&batch(sizes)).map(<[_]>::len).collect() };
+        assert!(counts(&[]).is_empty());
+        assert_eq!(counts(&[1, 2, BATCH_BYTES_MAX - 3]), [3]);
+        assert_eq!(counts(&[1, 2, BATCH_BYTES_MAX - 2]), [2, 1]);
+        assert_eq!(counts(&[1, 2 * BATCH_BYTES_MAX, 1, 1]), [1, 1, 2]);
+        let sizes = [90_000, 1, 200_000, 300_000, 5, 262_144, 0];
+        assert!(parts(&batch(&sizes)).all(|part| within_bounds(part).is_ok()));
+        assert!(within_bounds(&batch(&sizes)).is_err() && within_bounds(&batch(&[1; 257])).is_err());
     }
 
     #[test]

@@ -30,6 +30,8 @@ use crate::servers::PATIENCE;
 pub const SECRET: &str = "a secret that only tests know";
 /// Edits that an editor has under way; enough for batches and contexts to matter.
 const UNDER_WAY: usize = 6;
+/// Between two edits of a steady typist.
+const KEY_PACE: Duration = Duration::from_millis(10);
 
 /// A gateway with a runtime of its own, so that it can die like a process.
 pub struct Gateway {
@@ -145,6 +147,11 @@ impl Editor {
         }
     }
 
+    /// Connects to these gateways from now on.
+    pub fn move_to(&mut self, gateways: &[SocketAddr]) {
+        self.gateways = gateways.to_vec();
+    }
+
     pub fn text(&self) -> String {
         self.confirmed.text()
     }
@@ -180,6 +187,29 @@ impl Editor {
             }
         };
         tokio::time::timeout(4 * PATIENCE, work).await.expect("everything typed is confirmed in time");
+    }
+
+    /// Types at a steady pace until it is told to stop, and returns what it typed when all of it is confirmed.
+    pub async fn type_until(&mut self, stop: &CancellationToken) -> Vec<String> {
+        let mut typed = Vec::new();
+        let work = async {
+            loop {
+                if !stop.is_cancelled() && self.is_joined() && self.unconfirmed.len() < UNDER_WAY {
+                    let token = format!("{}{:05}", self.user, typed.len());
+                    self.insert(&token).await;
+                    typed.push(token);
+                    tokio::time::sleep(KEY_PACE).await;
+                    continue;
+                }
+                if stop.is_cancelled() && self.is_joined() && self.unconfirmed.is_empty() {
+                    return;
+                }
+                // Something is unconfirmed, or it is not joined: there will be an answer.
+                self.step().await;
+            }
+        };
+        tokio::time::timeout(8 * PATIENCE, work).await.expect("everything typed is confirmed in time");
+        typed
     }
 
     /// Goes on until a condition holds.

@@ -92,6 +92,16 @@ impl Server {
         Arc::new(RedisSettings::at(vec![self.address()]))
     }
 
+    /// Where it keeps its files.
+    pub fn directory(&self) -> &std::path::Path {
+        self.directory.path()
+    }
+
+    /// From its next start on.
+    pub fn add_arguments(&mut self, arguments: &[&str]) {
+        self.arguments.extend(arguments.iter().map(|argument| (*argument).to_owned()));
+    }
+
     /// The id of its process.
     pub fn process(&self) -> u32 {
         self.child.as_ref().unwrap().id()

@@ -5,7 +5,7 @@
 use std::{fmt::Debug, sync::Arc};
 
 use bytes::Bytes;
-use collab_gateway::store::{Creation, NewEntry, Saved, Store as Real, StoreError, Tail};
+use collab_gateway::store::{BATCH_BYTES_MAX, Creation, NewEntry, Saved, Store as Real, StoreError, Tail};
 use document::{Identity, Point, Verdict};
 use redis::aio::MultiplexedConnection;
 use sha1::{Digest, Sha1};
@@ -80,10 +80,29 @@ impl Backend {
         floor: u64,
         batch: &[NewEntry],
     ) -> Result<(Vec<Verdict>, Option<Tail>), StoreError> {
-        let (Some(script), Some(client)) = (&self.commit_script, &mut self.client) else {
+        let Some(script) = self.commit_script.clone() else {
             let answer = self.store.commit(document, head, floor, batch).await?;
             return Ok((answer.verdicts, Some(answer.tail)));
         };
+        // One call takes no more bytes.
+        let large = batch.iter().map(|entry| entry.bytes.len()).sum::<usize>() > BATCH_BYTES_MAX;
+        let mut verdicts = Vec::new();
+        for part in batch.chunks(if large { 1 } else { batch.len().max(1) }) {
+            let floor = if verdicts.is_empty() { floor } else { 0 };
+            verdicts.extend(self.call(&script, document, head, floor, part).await?);
+        }
+        Ok((verdicts, None))
+    }
+
+    async fn call(
+        &mut self,
+        script: &str,
+        document: &str,
+        head: &Point,
+        floor: u64,
+        batch: &[NewEntry],
+    ) -> Result<Vec<Verdict>, StoreError> {
+        let Some(client) = &mut self.client else { return Ok(Vec::new()) };
         let mut command = redis::cmd("EVAL");
         command.arg(script).arg(5);
         for name in ["meta", "log", "clients"] {
@@ -108,7 +127,7 @@ impl Backend {
                 _ => Verdict::Overloaded,
             }
         };
-        Ok((answer.2.iter().map(verdict).collect(), None))
+        Ok(answer.2.iter().map(verdict).collect())
     }
 }
 

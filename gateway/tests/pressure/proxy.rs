@@ -1,0 +1,76 @@
+//! A network that takes its time: what goes through is held up, both ways, or the answers alone are held back.
+//!
+//! In: the address behind it, and how long. Out: an address to connect to.
+#![allow(dead_code)]
+
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicU64, Ordering},
+    },
+    time::Duration,
+};
+
+use tokio::{
+    io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt},
+    net::{TcpListener, TcpStream},
+};
+
+pub struct Proxy {
+    pub address: String,
+    delay_ms: Arc<AtomicU64>,
+    holds_answers: Arc<AtomicBool>,
+}
+
+impl Proxy {
+    pub async fn to(server: String) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let proxy = Self {
+            address: listener.local_addr().unwrap().to_string(),
+            delay_ms: Arc::default(),
+            holds_answers: Arc::default(),
+        };
+        let (delay_ms, holds_answers) = (Arc::clone(&proxy.delay_ms), Arc::clone(&proxy.holds_answers));
+        tokio::spawn(async move {
+            while let Ok((near, _)) = listener.accept().await {
+                let Ok(far) = TcpStream::connect(&server).await else { continue };
+                let ((near_read, near_write), (far_read, far_write)) = (near.into_split(), far.into_split());
+                tokio::spawn(carry(near_read, far_write, Arc::clone(&delay_ms), Arc::default()));
+                tokio::spawn(carry(far_read, near_write, Arc::clone(&delay_ms), Arc::clone(&holds_answers)));
+            }
+        });
+        proxy
+    }
+
+    /// How long everything is held up from now on.
+    pub fn delay(&self, delay: Duration) {
+        self.delay_ms.store(u64::try_from(delay.as_millis()).unwrap(), Ordering::Relaxed);
+    }
+
+    /// Whether what the server answers waits here.
+    pub fn hold_answers(&self, holds: bool) {
+        self.holds_answers.store(holds, Ordering::Relaxed);
+    }
+}
+
+async fn carry(
+    mut from: impl AsyncRead + Unpin,
+    mut to: impl AsyncWrite + Unpin,
+    delay_ms: Arc<AtomicU64>,
+    is_held: Arc<AtomicBool>,
+) {
+    let mut buffer = vec![0; 64 << 10];
+    loop {
+        let Ok(count @ 1..) = from.read(&mut buffer).await else { return };
+        let delay_ms = delay_ms.load(Ordering::Relaxed);
+        if delay_ms > 0 {
+            tokio::time::sleep(Duration::from_millis(delay_ms)).await;
+        }
+        while is_held.load(Ordering::Relaxed) {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+        if to.write_all(&buffer[..count]).await.is_err() {
+            return;
+        }
+    }
+}

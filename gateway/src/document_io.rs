@@ -98,7 +98,7 @@ pub(crate) async fn load(parts: &Parts, document_id: &str) -> Result<Loaded, Tro
 pub(crate) async fn fetch(parts: &Parts, document_id: &str, after: &Point) -> Result<(Vec<Logged>, bool), Trouble> {
     let mut attempt = 0;
     loop {
-        match parts.store.tail(document_id, after).await {
+        match parts.store.catch_up(document_id, after).await {
             Ok(tail) => return Ok((decode(&tail)?, tail.more)),
             Err(error) if error.is_passing() => {
                 attempt = (attempt + 1).min(10);

@@ -173,15 +173,18 @@ type Flow = Result<(), End>;
 impl Task {
     async fn open(&mut self) -> Result<(Document, Subscription), Trouble> {
         let parts = &self.inner.parts;
-        // First the ear, then the eye: what is committed in between is heard.
-        let subscription = parts.bus.subscribe(&self.channel).await?;
-        let (loaded, people) = tokio::join!(io::load(parts, &self.id), io::people(parts, &self.id));
+        // At the same time, to spare a round trip. What is committed before this hears is in the log that each join is
+        // looked up in, which comes after this; presence is read once more.
+        let (subscription, loaded, people) =
+            tokio::join!(parts.bus.subscribe(&self.channel), io::load(parts, &self.id), io::people(parts, &self.id));
+        let subscription = subscription?;
         let (loaded, (members, live)) = (loaded?, people?);
         let pod = Arc::clone(parts.lease.pod());
         let mut document = Document::open(parts.settings.clone(), pod, loaded.snapshot, loaded.tail, now_ms())
             .map_err(|error| Trouble::Unreadable(error.to_string()))?;
         // Nobody is connected yet, so there is nobody to tell.
         let _ = self.feed(&mut document, Input::Presence { members, live });
+        let _ = self.feed(&mut document, Input::Missed);
         Ok((document, subscription))
     }
 

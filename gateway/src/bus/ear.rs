@@ -33,6 +33,8 @@ const PROBE_TIMEOUT: Duration = Duration::from_secs(2);
 /// After a failed attempt the next one waits, twice as long each time, between these bounds.
 const BACKOFF_MIN: Duration = Duration::from_millis(25);
 const BACKOFF_MAX: Duration = Duration::from_millis(500);
+/// How often a node of a cluster that was away is tried, while the others are heard.
+const TRY_AWAY_EVERY: Duration = Duration::from_secs(1);
 /// Requests taken at once.
 const AT_ONCE_MAX: usize = 256;
 /// Channels in one command.
@@ -71,7 +73,8 @@ enum Left {
 
 /// Connections to the servers of a view, in their order.
 struct Ears {
-    sinks: Vec<SplitSink<RawConnection, Vec<u8>>>,
+    /// `None`: this node of the cluster is away; its channels are not heard until it is back.
+    sinks: Vec<Option<SplitSink<RawConnection, Vec<u8>>>>,
     streams: SelectAll<Tagged>,
     probes: Vec<Probe>,
 }
@@ -134,13 +137,21 @@ impl Ear {
         let view = self.servers.view().await?;
         let mut ears = Ears { sinks: Vec::new(), streams: SelectAll::new(), probes: Vec::new() };
         let connecting = view.nodes.iter().map(|node| connect_raw(self.servers.settings(), &node.address));
-        let connections = futures_util::future::try_join_all(connecting).await;
-        let connections = connections.inspect_err(|_| self.servers.doubt(view.number))?;
-        for (index, connection) in (0u16..).zip(connections) {
-            let (sink, stream): (_, SplitStream<_>) = connection.split();
-            ears.sinks.push(sink);
-            let ended = futures_util::stream::once(async move { None });
-            ears.streams.push(stream.map(Some).chain(ended).map(move |reply| (index, reply)).boxed());
+        let mut away = None;
+        for (index, connection) in (0u16..).zip(futures_util::future::join_all(connecting).await) {
+            match connection {
+                Ok(connection) => {
+                    let (sink, stream): (_, SplitStream<_>) = connection.split();
+                    ears.sinks.push(Some(sink));
+                    let ended = futures_util::stream::once(async move { None });
+                    ears.streams.push(stream.map(Some).chain(ended).map(move |reply| (index, reply)).boxed());
+                }
+                Err(error) => {
+                    self.servers.doubt(view.number);
+                    ears.sinks.push(None);
+                    away = Some(error);
+                }
+            }
             ears.probes.push(Probe {
                 channel: probe_channel(&view, index),
                 number: 0,
@@ -149,7 +160,10 @@ impl Ear {
                 taken: None,
             });
         }
-        Ok((view, ears))
+        match away {
+            Some(error) if ears.streams.is_empty() => Err(error),
+            Some(_) | None => Ok((view, ears)),
+        }
     }
 
     /// Waits, while answering everybody that there is no connection. True when nobody listens any more.
@@ -171,7 +185,8 @@ impl Ear {
 
     async fn hear(&mut self, view: &View, mut ears: Ears) -> Left {
         let mut names: Vec<String> = self.channels.keys().cloned().collect();
-        names.extend(ears.probes.iter().map(|probe| probe.channel.clone()));
+        let heard = ears.probes.iter().zip(&ears.sinks).filter(|(_, sink)| sink.is_some());
+        names.extend(heard.map(|(probe, _)| probe.channel.clone()));
         if let Err(error) = self.subscribe(view, &mut ears, names).await {
             return Left::Lost(error);
         }
@@ -182,7 +197,11 @@ impl Ear {
         let mut batch = Vec::new();
         let (servers, number) = (self.servers.clone(), view.number);
         let changed = async move { servers.changed_from(number).await };
-        tokio::pin!(changed);
+        let nodes = view.nodes.iter().zip(&ears.sinks);
+        let away: Vec<_> =
+            nodes.filter(|(_, sink)| sink.is_none()).map(|(node, _)| std::sync::Arc::clone(&node.address)).collect();
+        let back = until_back(self.servers.clone(), away.clone());
+        tokio::pin!(changed, back);
         loop {
             let outcome = tokio::select! {
                 Some((index, reply)) = ears.streams.next() => {
@@ -208,7 +227,9 @@ impl Ear {
                 }
                 _ = ticks.tick() => {
                     // Those of the last tick were answered, or the link has given them up.
-                    for (index, probe) in ears.probes.iter_mut().enumerate().filter(|(_, probe)| !probe.is_under_way) {
+                    let heard = ears.probes.iter_mut().zip(&ears.sinks).enumerate();
+                    let due = heard.filter(|(_, (probe, sink))| sink.is_some() && !probe.is_under_way);
+                    for (index, (probe, _)) in due {
                         probe.number += 1;
                         probe.is_under_way = true;
                         let (link, channel, number) = (self.link.clone(), probe.channel.clone(), probe.number);
@@ -222,6 +243,9 @@ impl Ear {
                 () = tokio::time::sleep_until(confirm_by), if !self.unconfirmed.is_empty() => {
                     Err(StoreError::Unavailable("subscriptions were not confirmed in time".into()))
                 }
+                () = &mut back, if !away.is_empty() => {
+                    Err(StoreError::Unavailable("a server that was away is back".into()))
+                }
                 () = &mut changed => Err(StoreError::Unavailable("another server became the primary".into())),
             };
             if let Err(error) = outcome {
@@ -232,10 +256,19 @@ impl Ear {
 
     /// Asks for channels, each at its server.
     async fn subscribe(&mut self, view: &View, ears: &mut Ears, names: Vec<String>) -> Result<(), StoreError> {
+        let (names, away): (Vec<_>, Vec<_>) = names.into_iter().partition(|name| ears.reach(view, name));
         for name in &names {
             if let Some(channel) = self.channels.get_mut(name) {
                 channel.asked += 1;
                 self.unconfirmed.insert(name.clone());
+            }
+        }
+        for name in &away {
+            if let Some(channel) = self.channels.get_mut(name) {
+                channel.has_gap = true;
+                for done in channel.waiting.drain(..) {
+                    let _ = done.send(Err(StoreError::Unavailable("the server of this channel is away".into())));
+                }
             }
         }
         ears.command(view, "SUBSCRIBE", names).await
@@ -338,26 +371,37 @@ impl Ear {
 }
 
 impl Ears {
-    /// Subscribes to channels or ends that, each at its server.
+    /// Whether the server that has a channel is connected.
+    fn reach(&self, view: &View, name: &str) -> bool {
+        if !is_sharded(view, name) {
+            return true;
+        }
+        let node = view.node(slot(name.as_bytes()));
+        node.is_some_and(|(index, _)| self.sinks.get(usize::from(index)).is_some_and(Option::is_some))
+    }
+
+    /// Subscribes to channels or ends that, each at its server; those of servers that are away need no end.
     async fn command(&mut self, view: &View, what: &str, names: Vec<String>) -> Result<(), StoreError> {
         let mut plain: Vec<String> = Vec::new();
         for name in names {
-            if !(view.is_cluster() && name.starts_with('{')) {
+            if !is_sharded(view, &name) {
                 plain.push(name);
                 continue;
             }
             // One command for each: the channels of one command must share a slot.
-            let (index, _) = view
-                .node(slot(name.as_bytes()))
-                .ok_or_else(|| StoreError::Unavailable(format!("no server has channel {name}")))?;
+            let Some((index, _)) = view.node(slot(name.as_bytes())) else { continue };
             let packed = redis::cmd(&format!("S{what}")).arg(&name).get_packed_command();
-            self.sinks[usize::from(index)].feed(packed).await.map_err(|error| lost(&error))?;
+            if let Some(Some(sink)) = self.sinks.get_mut(usize::from(index)) {
+                sink.feed(packed).await.map_err(|error| lost(&error))?;
+            }
         }
         for names in plain.chunks(CHANNELS_PER_COMMAND) {
             let packed = redis::cmd(what).arg(names).get_packed_command();
-            self.sinks[0].feed(packed).await.map_err(|error| lost(&error))?;
+            // On any node of a cluster: what is said on one is heard on all.
+            let first = self.sinks.iter_mut().flatten().next().ok_or_else(|| lost(&closed()))?;
+            first.feed(packed).await.map_err(|error| lost(&error))?;
         }
-        for sink in &mut self.sinks {
+        for sink in self.sinks.iter_mut().flatten() {
             tokio::time::timeout(CONFIRM_TIMEOUT, sink.flush())
                 .await
                 .map_err(|_| StoreError::Unavailable("the server takes no subscriptions".into()))?
@@ -398,6 +442,18 @@ impl Ears {
     }
 }
 
+/// Completes when a node that was away takes connections again.
+async fn until_back(servers: Servers, away: Vec<std::sync::Arc<str>>) {
+    loop {
+        tokio::time::sleep(TRY_AWAY_EVERY).await;
+        for address in &away {
+            if connect_raw(servers.settings(), address).await.is_ok() {
+                return;
+            }
+        }
+    }
+}
+
 /// A channel of this process on one server of a view.
 fn probe_channel(view: &View, index: u16) -> String {
     let id = rand::random::<u64>();
@@ -408,6 +464,11 @@ fn probe_channel(view: &View, index: u16) -> String {
     // A server without slots needs no probe; its channel is another's then.
     let tag = (0..u32::from(u16::MAX)).find(has).unwrap_or(0);
     format!("{{{tag}}}:collab:probe:{id:016x}")
+}
+
+/// In Cluster mode a document's channel stays with its slot.
+fn is_sharded(view: &View, name: &str) -> bool {
+    view.is_cluster() && name.starts_with('{')
 }
 
 fn lost(error: &std::io::Error) -> StoreError {

@@ -1,0 +1,269 @@
+//! Redis in Cluster mode with three nodes: edits and subscriptions spread over them, a slot that moves while it is edited,
+//! a node that dies and comes back.
+#![allow(clippy::unwrap_used, missing_docs, unreachable_pub)]
+
+mod editor;
+mod servers;
+
+use std::{sync::Arc, time::Duration};
+
+use bytes::Bytes;
+use collab_gateway::{
+    bus::{Bus, Heard, RedisBus, document_channel},
+    store::RedisSettings,
+};
+use editor::{Editor, Gateway};
+use futures_util::future::join_all;
+use redis::aio::MultiplexedConnection;
+use servers::{Engine, Server, eventually};
+use tokio_util::sync::CancellationToken;
+
+/// One on each node; checked when the cluster is built.
+const DOCUMENTS: [&str; 3] = ["a", "b", "c"];
+const SLOTS: u16 = 16384;
+
+macro_rules! on_both {
+    ($($name:ident)*) => {
+        mod redis_server { $(#[tokio::test] async fn $name() { super::$name(super::Engine::Redis).await.unwrap(); })* }
+        // Without a Valkey there is nothing to try.
+        mod valkey_server { $(#[tokio::test] async fn $name() { super::$name(super::Engine::Valkey).await; })* }
+    };
+}
+
+on_both! {
+    documents_on_three_nodes_are_edited_through_two_gateways
+    a_slot_moves_while_its_document_is_edited
+    a_node_dies_and_comes_back
+    the_other_nodes_are_heard_while_one_is_away
+}
+
+async fn documents_on_three_nodes_are_edited_through_two_gateways(engine: Engine) -> Option<()> {
+    let mut cluster = Cluster::start(engine).await?;
+    edit_while(&mut cluster, async |cluster| cluster.progress(30).await).await;
+    Some(())
+}
+
+async fn a_slot_moves_while_its_document_is_edited(engine: Engine) -> Option<()> {
+    let mut cluster = Cluster::start(engine).await?;
+    edit_while(&mut cluster, async |cluster| {
+        cluster.progress(20).await;
+        for (document, to) in [("b", 0), ("b", 1), ("c", 2), ("b", 2)] {
+            cluster.move_document(document, to).await;
+            cluster.progress(20).await;
+        }
+    })
+    .await;
+    Some(())
+}
+
+async fn a_node_dies_and_comes_back(engine: Engine) -> Option<()> {
+    let mut cluster = Cluster::start(engine).await?;
+    edit_while(&mut cluster, async |cluster| {
+        cluster.progress(20).await;
+        for dead in 0..cluster.nodes.len() {
+            let others: Vec<_> = DOCUMENTS.into_iter().filter(|document| cluster.place[document] != dead).collect();
+            cluster.nodes[dead].kill();
+            // Its documents wait; those of the other nodes need not.
+            cluster.progress_of(&others, 20).await;
+            cluster.nodes[dead].start_again().await;
+            cluster.progress(20).await;
+        }
+    })
+    .await;
+    Some(())
+}
+
+async fn the_other_nodes_are_heard_while_one_is_away(engine: Engine) -> Option<()> {
+    let mut cluster = Cluster::start(engine).await?;
+    let addresses = cluster.nodes.iter().map(Server::address).collect();
+    let bus = Bus::Redis(RedisBus::new(Arc::new(RedisSettings::at(addresses))));
+    let channels = DOCUMENTS.map(document_channel);
+    let mut hearing = join_all(channels.iter().map(|channel| bus.subscribe(channel))).await;
+    let dead = cluster.place["a"];
+    cluster.nodes[dead].kill();
+    let [of_dead, others @ ..] = &mut hearing[..] else { return None };
+    for (subscription, channel) in others.iter_mut().zip(&channels[1..]) {
+        let subscription = subscription.as_mut().unwrap();
+        assert_eq!(subscription.next().await, Some(Heard::Missed), "the connections were lost");
+        bus.publish(channel, Bytes::from_static(b"word"));
+        assert_eq!(subscription.next().await, Some(Heard::Message(Bytes::from_static(b"word"))));
+    }
+    assert!(bus.subscribe(&channels[0]).await.is_err(), "nobody can hear that now");
+    bus.subscribe(&channels[1]).await.unwrap();
+    cluster.nodes[dead].start_again().await;
+    let subscription = of_dead.as_mut().unwrap();
+    assert_eq!(subscription.next().await, Some(Heard::Missed));
+    let word = Bytes::from_static(b"back");
+    let heard = async { while subscription.next().await != Some(Heard::Message(word.clone())) {} };
+    let speaking = async {
+        loop {
+            // Until the speaker has found the node too.
+            bus.publish(&channels[0], word.clone());
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    };
+    tokio::select! {
+        () = heard => {}
+        () = speaking => {}
+    }
+    Some(())
+}
+
+/// Two editors on each document, at two gateways, type without a pause while this happens; in the end everybody has the
+/// same, and every word once.
+async fn edit_while(cluster: &mut Cluster, story: impl AsyncFnOnce(&mut Cluster)) {
+    let addresses: Vec<_> = cluster.nodes.iter().map(Server::address).collect();
+    // One address must do: the others are learned.
+    let (one, two) = (Gateway::start(&addresses.join(",")).await, Gateway::start(&addresses[2]).await);
+    let done = CancellationToken::new();
+    let typing = DOCUMENTS.map(|document| {
+        let done = done.clone();
+        let (a, b) = (one.address, two.address);
+        async move {
+            let mut editors = ["ann", "bob", "eve"].map(|user| Editor::new(user, document, &[b], 1));
+            for editor in &mut editors {
+                // Each instance has its own.
+                editor.client_id = format!("{}-{document}", editor.user);
+            }
+            let [mut ann, mut bob, mut eve] = editors;
+            ann.move_to(&[a]);
+            let (typed, too) = tokio::join!(ann.type_until(&done), bob.type_until(&done));
+            let newest = ann.version.max(bob.version);
+            for editor in [&mut ann, &mut bob, &mut eve] {
+                editor.until("it has it all", |editor| editor.is_joined() && editor.version >= newest).await;
+            }
+            assert_eq!(ann.text(), bob.text());
+            assert_eq!(ann.text(), eve.text());
+            let mut expected = [typed, too].concat();
+            let mut found: Vec<_> = eve.text().split_whitespace().map(str::to_owned).collect();
+            expected.sort();
+            found.sort();
+            assert_eq!(found, expected, "document {document}");
+            let errors: Vec<_> =
+                [&ann, &bob].iter().flat_map(|editor| &editor.heard).filter(|h| h.0 == "error").collect();
+            assert!(errors.is_empty(), "{errors:?}");
+        }
+    });
+    let story = async {
+        story(cluster).await;
+        done.cancel();
+    };
+    tokio::join!(join_all(typing), story);
+}
+
+struct Cluster {
+    nodes: Vec<Server>,
+    /// Of the nodes, in their order.
+    ids: Vec<String>,
+    place: std::collections::HashMap<&'static str, usize>,
+}
+
+impl Cluster {
+    async fn start(engine: Engine) -> Option<Self> {
+        // Full coverage is not asked for: a dead node is no reason for the others to stop.
+        let arguments =
+            ["--cluster-enabled", "yes", "--cluster-node-timeout", "1000", "--cluster-require-full-coverage", "no"];
+        let mut nodes = Vec::new();
+        for _ in 0..3 {
+            nodes.push(Server::start(engine, &arguments).await?);
+        }
+        let mut ids = Vec::new();
+        let share = SLOTS / 3 + 1;
+        for (n, node) in (0u16..).zip(&nodes) {
+            let mut client = node.client().await;
+            let (first, last) = (n * share, (SLOTS - 1).min((n + 1) * share - 1));
+            run(&mut client, &["CLUSTER", "ADDSLOTSRANGE", &first.to_string(), &last.to_string()]).await;
+            run(&mut client, &["CLUSTER", "SET-CONFIG-EPOCH", &(n + 1).to_string()]).await;
+            ids.push(ask(&mut client, &["CLUSTER", "MYID"]).await);
+            if n > 0 {
+                run(&mut client, &["CLUSTER", "MEET", "127.0.0.1", &nodes[0].port.to_string()]).await;
+            }
+        }
+        for node in &nodes {
+            let mut client = node.client().await;
+            eventually("every node knows all", async || {
+                let info = ask(&mut client, &["CLUSTER", "INFO"]).await;
+                info.contains("cluster_state:ok") && info.contains("cluster_slots_ok:16384")
+            })
+            .await;
+        }
+        let mut cluster = Self { nodes, ids, place: DOCUMENTS.into_iter().map(|document| (document, 0)).collect() };
+        let mut client = cluster.nodes[0].client().await;
+        for document in DOCUMENTS {
+            let slot: u16 = redis::cmd("CLUSTER")
+                .arg("KEYSLOT")
+                .arg(format!("{{doc:{document}}}"))
+                .query_async(&mut client)
+                .await
+                .unwrap();
+            cluster.place.insert(document, usize::from(slot / share));
+            for user in ["ann", "bob", "eve"] {
+                cluster.set(&format!("doc:{document}:access:{user}"), share).await;
+            }
+        }
+        let mut used: Vec<_> = cluster.place.values().collect();
+        used.sort();
+        assert_eq!(used, [&0, &1, &2], "each document has another node");
+        Some(cluster)
+    }
+
+    /// An access key where it belongs.
+    async fn set(&self, key: &str, share: u16) {
+        let mut client = self.nodes[0].client().await;
+        let slot: u16 = redis::cmd("CLUSTER").arg("KEYSLOT").arg(key).query_async(&mut client).await.unwrap();
+        run(&mut self.nodes[usize::from(slot / share)].client().await, &["SET", key, "write"]).await;
+    }
+
+    async fn progress(&self, versions: u64) {
+        self.progress_of(&DOCUMENTS, versions).await;
+    }
+
+    /// Waits until so many more versions of each are committed.
+    async fn progress_of(&self, documents: &[&'static str], versions: u64) {
+        for document in documents {
+            let mut client = self.nodes[self.place[document]].client().await;
+            let before = version(&mut client, document).await.unwrap_or(0);
+            eventually("it goes on", async || {
+                version(&mut client, document).await.is_some_and(|version| version >= before + versions)
+            })
+            .await;
+        }
+    }
+
+    /// Moves a document's slot as an operator does: key by key, then for everybody.
+    async fn move_document(&mut self, document: &'static str, to: usize) {
+        let from = self.place.insert(document, to).unwrap();
+        let (mut source, mut target) = (self.nodes[from].client().await, self.nodes[to].client().await);
+        let tag = format!("{{doc:{document}}}");
+        let slot = redis::cmd("CLUSTER").arg("KEYSLOT").arg(&tag).query_async::<u16>(&mut source).await.unwrap();
+        let slot = slot.to_string();
+        run(&mut target, &["CLUSTER", "SETSLOT", &slot, "IMPORTING", &self.ids[from]]).await;
+        run(&mut source, &["CLUSTER", "SETSLOT", &slot, "MIGRATING", &self.ids[to]]).await;
+        let port = self.nodes[to].port.to_string();
+        loop {
+            let mut command = redis::cmd("CLUSTER");
+            let keys: Vec<String> =
+                command.arg("GETKEYSINSLOT").arg(&slot).arg(1).query_async(&mut source).await.unwrap();
+            let Some(key) = keys.first() else { break };
+            run(&mut source, &["MIGRATE", "127.0.0.1", &port, key, "0", "5000"]).await;
+            // For a while a document's keys are on two nodes.
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+        for client in [&mut target, &mut source] {
+            run(client, &["CLUSTER", "SETSLOT", &slot, "NODE", &self.ids[to]]).await;
+        }
+    }
+}
+
+/// `None` where the document is not (yet) there.
+async fn version(client: &mut MultiplexedConnection, document: &str) -> Option<u64> {
+    redis::cmd("HGET").arg(format!("{{doc:{document}}}:meta")).arg("v").query_async(client).await.ok().flatten()
+}
+
+async fn ask(client: &mut MultiplexedConnection, words: &[&str]) -> String {
+    redis::cmd(words[0]).arg(&words[1..]).query_async(client).await.unwrap()
+}
+
+async fn run(client: &mut MultiplexedConnection, words: &[&str]) {
+    redis::cmd(words[0]).arg(&words[1..]).exec_async(client).await.unwrap_or_else(|error| panic!("{words:?}: {error}"));
+}

@@ -1,0 +1,94 @@
+//! How often the gateway asks the server: round trips of a join, and how many questions are under way at once.
+#![allow(clippy::unwrap_used, missing_docs, unreachable_pub)]
+
+mod editor;
+#[path = "pressure/proxy.rs"]
+mod proxy;
+mod servers;
+
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use collab_gateway::store::{CATCH_UPS_MAX, Creation, RedisSettings, RedisStore, Store};
+use editor::{Editor, Gateway};
+use proxy::Proxy;
+use redis::aio::MultiplexedConnection;
+use servers::{Engine, Server, eventually};
+
+/// Documents that ask at once.
+const MANY: usize = 1_000;
+
+/// A network so slow that nothing else takes time: each round trip is twice this.
+const ONE_WAY: Duration = Duration::from_millis(250);
+
+#[tokio::test]
+async fn the_first_join_of_a_closed_document_costs_two_round_trips_on_redis() {
+    first_join(Engine::Redis).await;
+}
+
+#[tokio::test]
+async fn the_first_join_of_a_closed_document_costs_two_round_trips_on_valkey() {
+    first_join(Engine::Valkey).await;
+}
+
+async fn first_join(engine: Engine) {
+    let Some(server) = Server::start(engine, &[]).await else { return };
+    let mut client = server.client().await;
+    for key in ["doc:warm:access:ann", "doc:cold:access:bob"] {
+        redis::cmd("SET").arg(key).arg("write").exec_async(&mut client).await.unwrap();
+    }
+    let store = Store::Redis(RedisStore::new(server.settings()));
+    store.create("cold", creation()).await.unwrap();
+    let proxy = Proxy::to(server.address()).await;
+    let gateway = Gateway::start(&proxy.address).await;
+    // Connections are made and scripts are loaded.
+    let mut ann = Editor::new("ann", "warm", &[gateway.address], 1);
+    ann.type_all(vec!["word".into()]).await;
+    proxy.delay(ONE_WAY);
+    let mut bob = Editor::new("bob", "cold", &[gateway.address], 2);
+    let start = Instant::now();
+    bob.until("the join is answered", Editor::is_joined).await;
+    let round_trips = start.elapsed().as_secs_f64() / (2.0 * ONE_WAY.as_secs_f64());
+    eprintln!("{round_trips:.2} round trips");
+    assert!((1.0..2.9).contains(&round_trips), "{round_trips} round trips");
+}
+
+#[tokio::test]
+async fn documents_that_missed_something_ask_a_few_at_a_time() {
+    let server = Server::start(Engine::Redis, &[]).await.unwrap();
+    let proxy = Proxy::to(server.address()).await;
+    let store = Store::Redis(RedisStore::new(Arc::new(RedisSettings::at(vec![proxy.address.clone()]))));
+    let head = store.create("d", creation()).await.unwrap().head;
+    store.catch_up("d", &head).await.unwrap();
+    let mut client = server.client().await;
+    let before = scripts(&mut client).await;
+    proxy.hold_answers(true);
+    let all: Vec<_> = (0..MANY)
+        .map(|_| {
+            let (store, head) = (store.clone(), head.clone());
+            tokio::spawn(async move { store.catch_up("d", &head).await })
+        })
+        .collect();
+    eventually("they ask", async || scripts(&mut client).await >= before + CATCH_UPS_MAX).await;
+    for _ in 0..50 {
+        assert_eq!(scripts(&mut client).await, before + CATCH_UPS_MAX, "the others wait for an answer");
+    }
+    proxy.hold_answers(false);
+    for one in all {
+        one.await.unwrap().unwrap();
+    }
+    assert_eq!(scripts(&mut client).await, before + MANY);
+}
+
+/// Calls of scripts that the server has carried out.
+async fn scripts(client: &mut MultiplexedConnection) -> usize {
+    let info: String = redis::cmd("INFO").arg("commandstats").query_async(client).await.unwrap();
+    let calls = info.lines().find_map(|line| line.strip_prefix("cmdstat_evalsha:calls=")?.split(',').next());
+    calls.map_or(0, |calls| calls.parse().unwrap())
+}
+
+fn creation() -> Creation {
+    Creation { root: format!("{:011x}", rand::random::<u64>() >> 20).into(), snapshot: None }
+}

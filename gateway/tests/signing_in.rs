@@ -280,6 +280,7 @@ async fn what_the_directory_told_one_pod_serves_the_others_for_an_hour_unless_it
     let (server, one, two) = stage(Engine::Redis, &["--user-directory-url", &web.url("")]).await.unwrap();
     let mut redis = server.client().await;
     one.connected("cid").await;
+    eventually("it is shared", async || redis.exists::<_, bool>("cache:user:cid").await.unwrap()).await;
     let cached: String = redis.get("cache:user:cid").await.unwrap();
     let cached: Value = serde_json::from_str(&cached).unwrap();
     assert_eq!((&cached["id"], &cached["name"]), (&json!("cid"), &json!("Cid")));

@@ -297,7 +297,14 @@ impl<V: Clone + Send + Sync + 'static> Inner<V> {
                     self.entries.insert(Arc::clone(&question.key), entry);
                 }
             }
-            Err(_) => state.ailing_until = Some(Instant::now() + AILING),
+            Err(error) => {
+                let now = Instant::now();
+                // Once for all who ask meanwhile.
+                if state.ailing_until.is_none_or(|until| until <= now) {
+                    tracing::warn!(%error, "nobody can tell about users or accesses; what is remembered is relied on");
+                }
+                state.ailing_until = Some(now + AILING);
+            }
         }
     }
 

@@ -342,7 +342,9 @@ async fn ask_webhook(
     match webhook.user(&id).await? {
         Some(ToldUser { name, avatar, .. }) => {
             let user = user(&id, name, avatar);
-            shared.tell(&user, asked_ms).await;
+            // Nobody waits for the store here: it may be slow, and the answer is good without it.
+            let told = user.clone();
+            tokio::spawn(async move { shared.tell(&told, asked_ms).await });
             Ok(Asked { answer: Some(user), age: Duration::ZERO })
         }
         None => {

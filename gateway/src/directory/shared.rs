@@ -56,10 +56,7 @@ impl Shared {
     pub(super) async fn told(&self, id: &Arc<str>) -> Option<(User, Duration)> {
         let bytes = self.store.told_user(id).await.ok().flatten()?;
         let told: SharedUser = serde_json::from_slice(&bytes).ok()?;
-        let since = {
-            let marks = self.marks.lock().unwrap_or_else(PoisonError::into_inner);
-            marks.users.get(id).copied().unwrap_or(0).max(marks.everything)
-        };
+        let since = self.changed_ms(id);
         if told.id != **id || since > 0 && told.asked_at <= since + CLOCKS_DIFFER_MS {
             return None;
         }
@@ -67,7 +64,17 @@ impl Shared {
         Some((user(id, Some(told.name), told.avatar), age))
     }
 
+    /// When a change of this user was heard last.
+    fn changed_ms(&self, id: &Arc<str>) -> u64 {
+        let marks = self.marks.lock().unwrap_or_else(PoisonError::into_inner);
+        marks.users.get(id).copied().unwrap_or(0).max(marks.everything)
+    }
+
     pub(super) async fn tell(&self, user: &User, asked_ms: u64) {
+        // Asked before a change: that is no news for anybody.
+        if asked_ms <= self.changed_ms(&user.id) {
+            return;
+        }
         let told = SharedUser {
             id: user.id.to_string(),
             name: user.name.to_string(),

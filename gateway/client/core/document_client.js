@@ -128,6 +128,8 @@ export class DocumentClient {
     this.role = joined.role ?? null
     if (joined.edits) for (const entry of joined.edits) this.#entry(entry, outcome)
     else this.#replace(firstJoin ? { ...joined, lastSeq: 0 } : joined, outcome)
+    // What this client took as that version is something else now: entries of a lost history crossed its join.
+    if (joined.edits && !outcome.rejoin && this.hash !== joined.hash) this.#joinAfresh(outcome)
     if (outcome.rejoin) return outcome
     this.hash = joined.hash
     for (const edit of this.#unconfirmed) edit.sent = false

@@ -96,6 +96,20 @@ test('a join by content drops what is in the log and keeps the rest at its place
   assert.deepEqual(made.takeSendable().map((edit) => [edit.seq, edit.version, edit.session]), [[2, 2, 's2']])
 })
 
+test('entries of a lost history that crossed a join are noticed by their hash', () => {
+  const made = client()
+  made.receiveRefusal({ code: 'SEQ_GAP' }, 's1')
+  assert.equal(made.joinRequest().version, 0)
+  made.receiveEdit(entry(1, insert(0, 'lost')))
+  const edits = [entry(1, insert(0, 'kept'), { hash: 'g1' })]
+  const outcome = made.receiveJoined(joined({ edits, version: 1, hash: 'g1', session: 's2' }))
+  assert.ok(outcome.rejoin)
+  assert.equal(made.live, false)
+  assert.equal('version' in made.joinRequest(), false)
+  made.receiveJoined(joined({ content: 'keptabc', version: 1, hash: 'g1', session: 's3' }))
+  assert.deepEqual(made.shown.ops, [{ insert: 'keptabc' }])
+})
+
 test('a refused edit is taken back from the screen and its number carries the empty edit', () => {
   const made = client()
   made.local(insert(0, 'X'))

@@ -41,8 +41,8 @@ pub struct Fetched {
     pub redis_pods: Vec<Pod>,
     /// Events of pods that cannot start.
     pub pod_events: Vec<Event>,
-    /// Whether `<name>-redis-auth` is there.
-    pub has_redis_auth: bool,
+    /// Of the Secrets that the operator creates, those that are not there.
+    pub absent_secrets: BTreeSet<String>,
     /// Connections on all ready gateway pods; `None` where none answered.
     pub connections: Option<i64>,
     /// What `validate` needs to know.
@@ -62,16 +62,12 @@ pub async fn fetch(context: &Context, resource: &CollabCluster) -> kube::Result<
     let pod_events = events_of_stuck(client, &names, gateway_pods.iter().chain(&redis_pods)).await?;
     if !pod_events.is_empty() {
         named_secrets(&resource.spec).iter().for_each(|(_, name)| context.forget_secret(&names.namespace, name));
-        context.forget_secret(&names.namespace, &names.redis_auth());
+        names.own_secrets().iter().for_each(|name| context.forget_secret(&names.namespace, name));
     }
-    let mut missing_secrets = BTreeSet::new();
-    for (_, name) in named_secrets(&resource.spec) {
-        if !secret_exists(context, &names.namespace, &name).await? {
-            missing_secrets.insert(name);
-        }
-    }
+    let named = named_secrets(&resource.spec).into_iter().map(|(_, name)| name);
+    let missing_secrets = absent_secrets(context, &names.namespace, named).await?;
     Ok(Fetched {
-        has_redis_auth: secret_exists(context, &names.namespace, &names.redis_auth()).await?,
+        absent_secrets: absent_secrets(context, &names.namespace, names.own_secrets()).await?,
         connections: connections::count(&gateway_pods).await,
         surroundings: Surroundings { missing_secrets, claimed_storage: claimed_storage(&live, &names) },
         live,
@@ -106,6 +102,20 @@ async fn events_of_stuck(client: &Client, names: &Names, pods: impl Iterator<Ite
         events.extend(api.list(&ListParams::default().fields(&selector).limit(EVENTS_MAX)).await?.items);
     }
     Ok(events)
+}
+
+async fn absent_secrets(
+    context: &Context,
+    namespace: &str,
+    names: impl IntoIterator<Item = String>,
+) -> kube::Result<BTreeSet<String>> {
+    let mut absent = BTreeSet::new();
+    for name in names {
+        if !secret_exists(context, namespace, &name).await? {
+            absent.insert(name);
+        }
+    }
+    Ok(absent)
 }
 
 /// Creating it for show answers 409 where it exists; that needs no right to read Secrets.

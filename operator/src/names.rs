@@ -70,6 +70,16 @@ impl Names {
         format!("{}-redis-auth", self.cluster)
     }
 
+    /// `<name>-gateway-key`: Secret with `key`, with which the gateways sign resume tickets.
+    pub fn gateway_key(&self) -> String {
+        format!("{}-gateway-key", self.cluster)
+    }
+
+    /// Secrets that the operator creates once and never reads.
+    pub fn own_secrets(&self) -> [String; 2] {
+        [self.redis_auth(), self.gateway_key()]
+    }
+
     /// `<name>-config`: ConfigMap with `gateway.yaml`.
     pub fn config(&self) -> String {
         format!("{}-config", self.cluster)

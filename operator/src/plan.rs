@@ -67,8 +67,8 @@ pub fn read(text: &str, images: &Images) -> Result<Vec<Cluster>, Error> {
 /// When a pod template cannot be merged.
 pub fn plan(cluster: &Cluster) -> Result<String, Error> {
     let desired = build(cluster).map_err(Error::Problems)?;
-    let secret = secrets::redis_auth(cluster, PASSWORD_SHOWN);
-    let objects = std::iter::once(secret).chain(desired.in_order());
+    let secrets = secrets::all(cluster, || PASSWORD_SHOWN.to_owned());
+    let objects = secrets.into_iter().chain(desired.in_order());
     let texts = objects.map(|object| serde_yaml::to_string(&object.body));
     Ok(texts.collect::<Result<Vec<_>, _>>()?.join("---\n"))
 }

@@ -4,7 +4,7 @@ use collab_api::CollabClusterSpec;
 use k8s_openapi::api::core::v1::{ContainerStatus, Event, Pod};
 use kube::ResourceExt;
 
-use crate::validate::Problem;
+use crate::validate::{KeySource, Problem, key_sources};
 
 /// Whether the pod is ready and not on its way out.
 pub fn is_ready(pod: &Pod) -> bool {
@@ -24,17 +24,17 @@ pub fn waits_for_volumes(pod: &Pod) -> bool {
 pub fn mount_problems(spec: &CollabClusterSpec, events: &[Event]) -> Vec<Problem> {
     let messages = events.iter().filter(|event| event.reason.as_deref() == Some("FailedMount"));
     let messages: Vec<&str> = messages.filter_map(|event| event.message.as_deref()).collect();
-    let secrets = spec.auth.jwt.secret_refs.iter().enumerate();
-    secrets
-        .filter_map(|(index, secret)| {
-            let volume = format!("volume \"jwt-{index}\"");
+    let sources = key_sources(spec).into_iter();
+    sources
+        .filter_map(|KeySource { field, volume, secret, .. }| {
+            let volume = format!("volume \"{volume}\"");
             let message = messages.iter().find(|message| message.contains(&volume))?;
             let what = if message.contains("non-existent secret key") {
                 format!("Secret {} has no key {}: add it, or name another key", secret.name, secret.key)
             } else {
                 format!("Secret {} cannot be mounted: {message}", secret.name)
             };
-            Some(Problem { field: format!("spec.auth.jwt.secretRefs[{index}]"), message: what })
+            Some(Problem { field, message: what })
         })
         .collect()
 }

@@ -24,7 +24,7 @@ use crate::{
     context::Context,
     events,
     fetch::{Fetched, fetch},
-    kinds::Kind,
+    kinds::{Kind, Object},
     names::STATUS_MANAGER,
     pods,
     status::{COUNTS_PERIOD, Observed, Rejection, status},
@@ -132,10 +132,10 @@ async fn apply_all(
     live: std::collections::BTreeMap<(Kind, String), kube::core::DynamicObject>,
 ) -> Result<Applied, apply::Error> {
     let namespace = &cluster.names.namespace;
-    if !fetched.has_redis_auth {
-        let secret = secrets::redis_auth(cluster, &fresh_password());
+    let absent = |secret: &Object| fetched.absent_secrets.contains(secret.name());
+    for secret in secrets::all(cluster, fresh_password).into_iter().filter(absent) {
+        let note = format!("created Secret {}", secret.name());
         if create_secret(context, namespace, secret).await? {
-            let note = format!("created Secret {}", cluster.names.redis_auth());
             events::publish(context, resource, EventType::Normal, "Created", &note).await;
         }
     }

@@ -5,7 +5,7 @@
 
 use std::collections::BTreeSet;
 
-use collab_api::{CollabCluster, CollabClusterSpec, policy::UpgradePolicy};
+use collab_api::{CollabCluster, CollabClusterSpec, common::SecretKeyRef, policy::UpgradePolicy};
 use kube::ResourceExt;
 use serde_json::{Value, json};
 
@@ -89,7 +89,6 @@ pub fn validate(
     let spec = &resource.spec;
     let mut problems = schema_problems(resource);
     problems.extend(missing_secret_problems(spec, &surroundings.missing_secrets));
-    problems.extend(key_problems(spec));
     problems.extend(pod_problems(spec));
     if !problems.is_empty() {
         return Err(problems);
@@ -117,8 +116,37 @@ pub fn names(resource: &CollabCluster) -> Names {
 
 /// Secrets that the pods of this version mount, with the field that names each.
 pub fn named_secrets(spec: &CollabClusterSpec) -> Vec<(String, String)> {
-    let jwt = spec.auth.jwt.secret_refs.iter().enumerate();
-    jwt.map(|(index, secret)| (format!("spec.auth.jwt.secretRefs[{index}]"), secret.name.clone())).collect()
+    key_sources(spec).into_iter().map(|source| (source.field, source.secret.name.clone())).collect()
+}
+
+/// A Secret that holds a key with which tokens are verified, and how gateway pods mount it.
+pub struct KeySource<'a> {
+    /// The field that names it.
+    pub field: String,
+    /// The volume: `jwt-0`, `jwt-1`, … for shared secrets, `jwt-public`.
+    pub volume: String,
+    /// The gateway's flag.
+    pub flag: &'static str,
+    /// The Secret and its key.
+    pub secret: &'a SecretKeyRef,
+}
+
+/// Every Secret that `spec.auth.jwt` names.
+pub fn key_sources(spec: &CollabClusterSpec) -> Vec<KeySource<'_>> {
+    let jwt = &spec.auth.jwt;
+    let shared = jwt.secret_refs.iter().enumerate().map(|(index, secret)| KeySource {
+        field: format!("spec.auth.jwt.secretRefs[{index}]"),
+        volume: format!("jwt-{index}"),
+        flag: "jwt-secret-file",
+        secret,
+    });
+    let public = jwt.public_key_secret_ref.iter().map(|secret| KeySource {
+        field: "spec.auth.jwt.publicKeySecretRef".to_owned(),
+        volume: "jwt-public".to_owned(),
+        flag: "jwt-public-key-file",
+        secret,
+    });
+    shared.chain(public).collect()
 }
 
 /// The image in use stays until an explicit image or `upgrade.policy: Auto` moves it.
@@ -166,17 +194,6 @@ fn missing_secret_problems(spec: &CollabClusterSpec, missing: &BTreeSet<String>)
     named
         .map(|(field, name)| problem(&field, &format!("Secret {name} does not exist: create it, or name another one")))
         .collect()
-}
-
-/// Without a shared secret the gateways of this version could verify no token and would not start.
-fn key_problems(spec: &CollabClusterSpec) -> Vec<Problem> {
-    if !spec.auth.jwt.secret_refs.is_empty() {
-        return Vec::new();
-    }
-    vec![problem(
-        "spec.auth.jwt",
-        "publicKeySecretRef and jwksUrl are not in this version yet: add secretRefs: [{name: <Secret>, key: <key>}]",
-    )]
 }
 
 /// What a pod template or a sidecar must be before it can be merged.

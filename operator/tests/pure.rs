@@ -121,16 +121,28 @@ fn a_file_is_judged_without_a_cluster() {
     );
     let template = "  gateway: {podTemplate: {spec: {hostNetwork: perhaps}}}\n  auth:";
     refuses_file(&minimal.replace("  auth:", template), "spec.gateway.podTemplate: is not a pod template");
-    let keys = minimal.replace("secretRefs: [{name: paper-jwt, key: hmac}]", "jwksUrl: https://keys.example");
-    refuses_file(&keys, "spec.auth.jwt: publicKeySecretRef and jwksUrl are not in this version yet");
+}
+
+#[test]
+fn tokens_can_be_verified_by_public_keys_alone() {
+    let minimal = file("operator/tests/golden/minimal.yaml");
+    let secret = "secretRefs: [{name: paper-jwt, key: hmac}]";
+    for (keys, flag) in [
+        ("jwksUrl: https://keys.example", "--jwks-url=https://keys.example"),
+        ("publicKeySecretRef: {name: issuer, key: pem}", "--jwt-public-key-file=/etc/collab/jwt-public/key"),
+    ] {
+        let clusters = plan::read(&minimal.replace(secret, keys), &images()).unwrap();
+        let planned = plan::plan(&clusters[0]).unwrap();
+        assert!(planned.contains(flag) && !planned.contains("--jwt-secret-file"), "{planned}");
+    }
 }
 
 #[test]
 fn fields_without_an_effect_are_named() {
     let minimal = file("operator/tests/golden/minimal.yaml");
-    let text = minimal.replace("  auth:", "  gateway: {compression: true}\n  redis: {replicas: 4}\n  auth:");
+    let text = minimal.replace("  auth:", "  gateway: {maxConnectionAge: 1h}\n  redis: {replicas: 4}\n  auth:");
     let clusters = plan::read(&text, &images()).unwrap();
-    assert_eq!(clusters[0].ineffective, ["spec.gateway.compression", "spec.redis.replicas"]);
+    assert_eq!(clusters[0].ineffective, ["spec.gateway.maxConnectionAge", "spec.redis.replicas"]);
     assert_eq!(plan::read(&minimal, &images()).unwrap()[0].ineffective, [""; 0]);
 }
 

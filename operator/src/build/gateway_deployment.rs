@@ -7,12 +7,14 @@ use crate::{
     build::{container_security, metadata, pod_security, pod_template, pull_secrets},
     kinds::{Kind, Object},
     names::{ADMIN_PORT, Component, GATEWAY_PORT, REDIS_PORT, REDIS_USER, SERVING_LABEL},
-    validate::{Cluster, Problem},
+    validate::{Cluster, Problem, key_sources},
 };
 use collab_api::policy::PauseScope;
 
 /// Where the Secrets and the ConfigMap are mounted: whole directories, because a file mounted by `subPath` never changes.
 const MOUNTS: &str = "/etc/collab";
+/// What the file of a token key is called, whatever its key in the Secret is.
+const KEY_FILE: &str = "key";
 /// Seconds between two probes of readiness: how late a pod joins or leaves the Service.
 const READINESS_PERIOD_SECONDS: u32 = 3;
 
@@ -84,10 +86,11 @@ fn container(cluster: &Cluster) -> Value {
     let mut mounts = vec![
         json!({"name": "config", "mountPath": format!("{MOUNTS}/config"), "readOnly": true}),
         json!({"name": "redis-auth", "mountPath": format!("{MOUNTS}/redis-auth"), "readOnly": true}),
+        json!({"name": "gateway-key", "mountPath": format!("{MOUNTS}/gateway-key"), "readOnly": true}),
     ];
-    mounts.extend(jwt_volumes(cluster).map(|name| {
-        let path = format!("{MOUNTS}/{name}");
-        json!({"name": name, "mountPath": path, "readOnly": true})
+    mounts.extend(key_sources(&cluster.spec).into_iter().map(|source| {
+        let path = format!("{MOUNTS}/{}", source.volume);
+        json!({"name": source.volume, "mountPath": path, "readOnly": true})
     }));
     json!({
         "name": "gateway",
@@ -132,11 +135,16 @@ fn arguments(cluster: &Cluster) -> Vec<String> {
         ("redis-url", format!("redis://{}:{REDIS_PORT}", names.redis_host(0))),
         ("redis-username", REDIS_USER.to_owned()),
         ("redis-password-file", format!("{MOUNTS}/redis-auth/password")),
+        ("resume-key-file", format!("{MOUNTS}/gateway-key/key")),
         ("drain-deadline", gateway.drain.deadline.0.clone()),
     ];
-    flags.extend(jwt_volumes(cluster).map(|name| ("jwt-secret-file", format!("{MOUNTS}/{name}/secret"))));
+    let keys = key_sources(&cluster.spec).into_iter();
+    flags.extend(keys.map(|source| (source.flag, format!("{MOUNTS}/{}/{}", source.volume, KEY_FILE))));
+    flags.extend(auth.jwt.jwks_url.iter().map(|url| ("jwks-url", url.clone())));
     flags.extend(auth.jwt.issuer.iter().map(|issuer| ("jwt-issuer", issuer.clone())));
     flags.extend(auth.jwt.audience.iter().map(|audience| ("jwt-audience", audience.clone())));
+    flags.extend(auth.users.directory_url.iter().map(|url| ("user-directory-url", url.clone())));
+    flags.extend(auth.access.url.iter().map(|url| ("access-url", url.clone())));
     if !gateway.allowed_origins.is_empty() {
         flags.push(("allowed-origins", gateway.allowed_origins.join(",")));
     }
@@ -155,18 +163,13 @@ fn volumes(cluster: &Cluster) -> Value {
             "secretName": names.redis_auth(),
             "items": [{"key": "password", "path": "password"}],
         }}),
+        json!({"name": "gateway-key", "secret": {"secretName": names.gateway_key()}}),
     ];
-    let secrets = cluster.spec.auth.jwt.secret_refs.iter().zip(jwt_volumes(cluster));
-    volumes.extend(secrets.map(|(secret, name)| {
-        json!({"name": name, "secret": {
-            "secretName": secret.name,
-            "items": [{"key": secret.key, "path": "secret"}],
+    volumes.extend(key_sources(&cluster.spec).into_iter().map(|source| {
+        json!({"name": source.volume, "secret": {
+            "secretName": source.secret.name,
+            "items": [{"key": source.secret.key, "path": KEY_FILE}],
         }})
     }));
     Value::Array(volumes)
-}
-
-/// `jwt-0`, `jwt-1`, …: the status tells a missing key by these names.
-fn jwt_volumes(cluster: &Cluster) -> impl Iterator<Item = String> {
-    (0..cluster.spec.auth.jwt.secret_refs.len()).map(|index| format!("jwt-{index}"))
 }

@@ -1,5 +1,6 @@
-//! Secret `<name>-redis-auth`: `password` for the gateways, `users.acl` for the server. Created once and never read back:
-//! the operator may create Secrets, not see them. Randomness comes in as an argument.
+//! Secrets that a cluster needs and nobody chooses: `<name>-redis-auth` (`password` for the gateways, `users.acl` for the
+//! server) and `<name>-gateway-key` (`key`, with which gateways sign resume tickets for each other). Created once and
+//! never read back: the operator may create Secrets, not see them. Randomness comes in as an argument.
 
 use serde_json::json;
 use sha2::{Digest, Sha256};
@@ -11,8 +12,17 @@ use crate::{
     validate::Cluster,
 };
 
-/// Builds the Secret around a fresh password of letters and digits.
-pub fn redis_auth(cluster: &Cluster, password: &str) -> Object {
+/// Every Secret of a cluster, each around a fresh random text of letters and digits.
+pub fn all(cluster: &Cluster, mut fresh: impl FnMut() -> String) -> [Object; 2] {
+    [redis_auth(cluster, &fresh()), gateway_key(cluster, &fresh())]
+}
+
+fn gateway_key(cluster: &Cluster, key: &str) -> Object {
+    let metadata = metadata(cluster, Component::Gateway, &cluster.names.gateway_key());
+    Object::new(Kind::Secret, &metadata, json!({"type": "Opaque", "stringData": {"key": key}}))
+}
+
+fn redis_auth(cluster: &Cluster, password: &str) -> Object {
     let metadata = metadata(cluster, Component::Redis, &cluster.names.redis_auth());
     let rest = json!({
         "type": "Opaque",

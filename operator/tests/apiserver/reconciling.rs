@@ -187,11 +187,11 @@ async fn a_new_operator_version_restarts_no_pod_unless_it_may() {
 #[tokio::test]
 async fn fields_without_an_effect_raise_a_warning() {
     let world = World::with_secret().await;
-    world.apply(&with_spec(&json!({"gateway": {"compression": true}}))).await.unwrap();
+    world.apply(&with_spec(&json!({"gateway": {"maxConnectionAge": "1h"}}))).await.unwrap();
     let told = world.reconcile(&world.operator("1")).await;
     let (status, _, message) = condition(&told, "ConfigurationWarning");
     assert_eq!(status, "True");
-    assert!(message.ends_with("spec.gateway.compression"), "{message}");
+    assert!(message.ends_with("spec.gateway.maxConnectionAge"), "{message}");
 }
 
 #[tokio::test]

@@ -32,8 +32,9 @@ command -v redis-server >/dev/null || bash tests/setup.sh
 features=()
 [ -f gateway/client/dist/index.html ] && features=(--features collab-gateway/demo-page)
 say "building the gateway as its image has it, and the load; some minutes the first time"
-RUSTFLAGS=-Ctarget-feature=+crt-static cargo build --quiet --release --locked --target "$triple" --target-dir "$target" \
-  --package collab-gateway --package load --bins "${features[@]}"
+export RUSTFLAGS=-Ctarget-feature=+crt-static
+built=(--quiet --locked --target "$triple" --target-dir "$target")
+cargo build --release "${built[@]}" --package collab-gateway --package load --bins "${features[@]}"
 programs=$target/$triple/release
 # Each connection is a file handle here and one in a server.
 ulimit -n "$(ulimit -Hn)"
@@ -52,7 +53,7 @@ say "connections and edits (load average: $(cut -d' ' -f1-3 /proc/loadavg))"
 "$programs/load" run --gateway "$programs/collab-gateway" --peers "$peers" "${centrifuge[@]}" "$@"
 
 say "everything else"
-cargo bench --quiet --package load
+COLLAB_BENCH_PEERS=$peers cargo bench "${built[@]}" --package load
 
 say "all figures"
 printf '| what | figure | target | peers in the same run | verdict |\n|---|---|---|---|---|\n'

@@ -1,28 +1,71 @@
-//! Operations a second of the OT core, on real traces: applying a whole session to the rope, and transforming
-//! neighbouring edits against each other.
+//! Operations a second of the OT core on real traces, beside npm quill-delta: applying a whole session to the rope, and
+//! transforming neighbouring edits against each other.
+//!
+//! In: `COLLAB_BENCH_PEERS`, the folder of the peers. Out: criterion's figures of wall-clock time; rows of the table, in
+//! CPU time, which other processes disturb less.
 #![allow(missing_docs, reason = "criterion's macros make public items")]
 
-use criterion::{BatchSize, Criterion, Throughput, criterion_group, criterion_main};
+use std::{fs, process::Command};
+
+use anyhow::{Context, Result, ensure};
+use criterion::{BatchSize, Criterion, Throughput, criterion_group};
+use load::figures::{Row, write};
 use ot::{Delta, Rope, Side};
 
+const TRACES: [&str; 2] = ["sveltecomponent", "rustcode"];
+/// Of the best of so many runs: the others were disturbed.
+const RUNS: usize = 7;
+/// Of one core; DESIGN section 11.
+const APPLIED_MIN: f64 = 5e6;
+const TRANSFORMED_MIN: f64 = 10e6;
+
+criterion_group!(all, benches);
+
+fn main() -> Result<()> {
+    all();
+    Criterion::default().configure_from_args().final_summary();
+    rows()
+}
+
 fn benches(criterion: &mut Criterion) {
-    for name in ["sveltecomponent", "rustcode"] {
-        let Some(trace) = traces::read(name).expect("the trace reads") else { continue };
-        let edits: Vec<Delta> = trace.edits.into_iter().map(|typed| typed.change).collect();
+    for name in TRACES {
+        let Some((edits, end)) = session(name).expect("the trace reads") else { continue };
         let mut group = criterion.benchmark_group(name);
         group.sample_size(20);
         group.throughput(Throughput::Elements(edits.len() as u64));
         group.bench_function("apply", |bencher| {
             bencher.iter_batched(empty, |rope| replay(rope, &edits), BatchSize::LargeInput);
         });
-        assert_eq!(replay(empty(), &edits).text(), trace.end, "the benchmark must do the work");
-        group.bench_function("transform", |bencher| {
-            let pairs: Vec<_> = edits.windows(2).collect();
-            bencher
-                .iter(|| pairs.iter().map(|pair| pair[0].transform(&pair[1], Side::Other).ops().len()).sum::<usize>());
-        });
+        assert_eq!(replay(empty(), &edits).text(), end, "the benchmark must do the work");
+        group.bench_function("transform", |bencher| bencher.iter(|| transform_neighbours(&edits)));
         group.finish();
     }
+}
+
+fn rows() -> Result<()> {
+    let mut rows = Vec::new();
+    for name in TRACES {
+        let Some((edits, _)) = session(name)? else { continue };
+        let applied = per_second(edits.len(), || replay(empty(), &edits).length_utf16())?;
+        let transformed = per_second(edits.len() - 1, || transform_neighbours(&edits))?;
+        let peer = peer(name)?;
+        let row = |what: &str, figure: f64, target: f64, peer: Option<f64>| Row {
+            what: format!("OT {what} a second and core, {name}"),
+            figure: millions(figure),
+            target: format!("≥ {}", millions(target)),
+            peers: peer.map(|peer| format!("quill-delta {}", millions(peer))).unwrap_or_default(),
+            is_met: Some(figure >= target),
+        };
+        rows.push(row("apply", applied, APPLIED_MIN, peer.map(|(apply, _)| apply)));
+        rows.push(row("transform", transformed, TRANSFORMED_MIN, peer.map(|(_, transform)| transform)));
+    }
+    write(&rows)
+}
+
+/// Edits one at a time, and the text they end in.
+fn session(name: &str) -> Result<Option<(Vec<Delta>, String)>> {
+    let trace = traces::read(name)?;
+    Ok(trace.map(|trace| (trace.edits.into_iter().map(|typed| typed.change).collect(), trace.end)))
 }
 
 fn empty() -> Rope {
@@ -36,5 +79,39 @@ fn replay(mut rope: Rope, edits: &[Delta]) -> Rope {
     rope
 }
 
-criterion_group!(all, benches);
-criterion_main!(all);
+fn transform_neighbours(edits: &[Delta]) -> usize {
+    edits.windows(2).map(|pair| pair[0].transform(&pair[1], Side::Other).ops().len()).sum()
+}
+
+fn per_second(operations: usize, work: impl Fn() -> usize) -> Result<f64> {
+    let mut best = f64::INFINITY;
+    for _ in 0..RUNS {
+        let before = cpu_ns()?;
+        std::hint::black_box(work());
+        best = best.min((cpu_ns()? - before) as f64);
+    }
+    Ok(operations as f64 / best * 1e9)
+}
+
+/// What this thread has run on a core so far.
+fn cpu_ns() -> Result<u64> {
+    let stat = fs::read_to_string("/proc/thread-self/schedstat")?;
+    Ok(stat.split(' ').next().context("/proc/thread-self/schedstat")?.parse()?)
+}
+
+/// Applied and transformed a second by npm quill-delta.
+fn peer(name: &str) -> Result<Option<(f64, f64)>> {
+    let Some(folder) = std::env::var_os("COLLAB_BENCH_PEERS") else {
+        println!("SKIPPED quill-delta: COLLAB_BENCH_PEERS names no folder");
+        return Ok(None);
+    };
+    let output = Command::new("node").arg("ot.js").arg(traces::path(name)).current_dir(folder).output()?;
+    ensure!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let told: serde_json::Value = serde_json::from_slice(&output.stdout)?;
+    let figure = |of: &str| told[of].as_f64().with_context(|| format!("{told} has no {of}"));
+    Ok(Some((figure("apply")?, figure("transform")?)))
+}
+
+fn millions(operations: f64) -> String {
+    if operations >= 1e5 { format!("{:.1} M", operations / 1e6) } else { format!("{:.1} k", operations / 1e3) }
+}

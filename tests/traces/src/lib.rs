@@ -60,11 +60,7 @@ type Patch = (usize, usize, String);
 /// # Errors
 /// When the file is there and cannot be read, and where `CI` is `true` also when it is not there.
 pub fn read(name: &str) -> Result<Option<Trace>> {
-    let folder = env::var_os("EDITING_TRACES").map_or_else(
-        || PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../../../shared/data/editing-traces"),
-        PathBuf::from,
-    );
-    let path = folder.join(format!("{name}.json.gz"));
+    let path = path(name);
     let Ok(file) = File::open(&path) else {
         if env::var("CI").as_deref() == Ok("true") {
             bail!("{} is absent: set EDITING_TRACES", path.display());
@@ -82,6 +78,15 @@ pub fn read(name: &str) -> Result<Option<Trace>> {
         Typed { agent, others_known, change: patches.iter().fold(Delta::new(), composed) }
     });
     Ok(Some(Trace { edits: start.into_iter().chain(typed).collect(), end: recorded.end_content }))
+}
+
+/// Where a trace is, or would be.
+pub fn path(name: &str) -> PathBuf {
+    let folder = env::var_os("EDITING_TRACES").map_or_else(
+        || PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../../../shared/data/editing-traces"),
+        PathBuf::from,
+    );
+    folder.join(format!("{name}.json.gz"))
 }
 
 fn composed(change: Delta, (at, deleted, inserted): &Patch) -> Delta {

@@ -6,6 +6,7 @@
 
 mod access;
 mod ending;
+mod healing;
 mod people;
 mod settling;
 
@@ -48,6 +49,8 @@ const RENEW_PRESENCE: Duration = Duration::from_secs(3600);
 pub(crate) async fn run(inner: Arc<Inner>, id: Arc<str>, mail: mpsc::Receiver<Mail>) {
     let living = inner.parts.lease.living();
     let lapses = living.borrow().lapses;
+    let mut history = inner.parts.store.history_changes();
+    history.mark_unchanged();
     let mut task = Task {
         channel: document_channel(&id),
         living,
@@ -65,12 +68,25 @@ pub(crate) async fn run(inner: Arc<Inner>, id: Arc<str>, mail: mpsc::Receiver<Ma
         lapses,
         access: access::Accesses::default(),
         settling: Vec::new(),
+        history,
+        grew: None,
     };
+    let mut given_up: Option<Document> = None;
     loop {
-        match task.open().await {
+        let opened = match given_up.take() {
+            None => task.open().await,
+            Some(mut document) => match task.open_again(&mut document).await {
+                Ok(subscription) => Ok((document, subscription)),
+                Err(trouble) => {
+                    task.say_rejoin();
+                    Err(trouble)
+                }
+            },
+        };
+        match opened {
             Ok((mut document, mut subscription)) => match task.serve(&mut document, &mut subscription).await {
                 End::Closed => break,
-                End::Reopen => task.forget(),
+                End::Reopen => given_up = Some(document),
                 End::Broken(trouble) => {
                     tracing::error!(document = %task.id, %trouble, "the document is closed");
                     task.say_rejoin();
@@ -115,6 +131,10 @@ struct Task {
     access: access::Accesses,
     /// Whoever wants to know when nobody waits for an answer.
     settling: Vec<settling::Settling>,
+    /// Changes when documents may have lost entries.
+    history: watch::Receiver<u64>,
+    /// When the newest entry came.
+    grew: Option<Instant>,
 }
 
 /// A future's answer.
@@ -139,6 +159,8 @@ enum Done {
     /// The rows that are stored now.
     RowsWritten(Option<Vec<Member>>),
     Renewed,
+    /// The log is to be asked once more.
+    AskAgain,
     Durable {
         ticket: u64,
     },
@@ -197,11 +219,12 @@ impl Task {
         loop {
             let draining = *self.draining.borrow();
             // Whoever lost the transport may come back, but not to a pod that drains: its rows end with its lease.
-            let is_unused = document.is_idle() || draining && self.outboxes.is_empty();
+            let is_unused = document.is_idle() || draining && self.outboxes.is_empty() && document.missing() == 0;
             let is_idle = is_unused && self.work.is_empty() && document.is_presence_written();
             idle_since = if is_idle { idle_since.or_else(|| Some(Instant::now())) } else { None };
             let linger = if draining { LINGER_DRAINING } else { LINGER };
-            let due = idle_since.map(|since| since + linger);
+            let remember = self.remember_until().filter(|_| !draining);
+            let due = idle_since.map(|since| (since + linger).max(remember.unwrap_or(since)));
             if due.is_some_and(|due| due <= Instant::now()) {
                 if self.inner.close_unused(&self.id, &self.mail) {
                     return End::Closed;
@@ -228,6 +251,10 @@ impl Task {
                     }
                 }
                 _ = self.draining.changed() => Ok(()),
+                Ok(()) = self.history.changed() => {
+                    self.history_changed(document);
+                    Ok(())
+                }
                 _ = rereading.tick() => {
                     self.read_accesses(None);
                     Ok(())
@@ -279,7 +306,11 @@ impl Task {
     }
 
     fn feed(&mut self, document: &mut Document, input: Input) -> Flow {
+        let head = document.head().version;
         let commands = document.handle(input, now_ms());
+        if document.head().version != head {
+            self.grew = Some(Instant::now());
+        }
         let flow = commands.into_iter().try_for_each(|command| self.carry_out(command));
         self.flush();
         flow
@@ -427,6 +458,7 @@ impl Task {
                 self.feed(document, Input::PresenceUnread)
             }
             Done::Renewed => Ok(()),
+            Done::AskAgain => self.asked_again(document),
             Done::Durable { ticket } => self.feed(document, Input::Durable { ticket }),
             Done::RowsWritten(rows) => {
                 let is_ok = rows.is_some();

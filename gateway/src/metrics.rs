@@ -67,6 +67,10 @@ pub struct Metrics {
     pub divergence: Counter,
     /// 1 while the store takes changes, as far as this pod knows.
     pub store_up: Gauge,
+    /// Edits that a failover lost and this pod set out to put back.
+    pub edits_put_back: Counter,
+    /// Edits that a failover lost and this pod could not put back.
+    pub edits_given_up: Counter,
     /// 1 while this pod drains.
     pub draining: Gauge,
     /// Connections that a drain has still to see gone.
@@ -98,6 +102,8 @@ impl Default for Metrics {
             tls_handshake_failures: Counter::default(),
             divergence: Counter::default(),
             store_up: Gauge::default(),
+            edits_put_back: Counter::default(),
+            edits_given_up: Counter::default(),
             draining: Gauge::default(),
             drain_connections_left: Gauge::default(),
         };
@@ -123,6 +129,8 @@ impl Default for Metrics {
         let left = m.drain_connections_left.clone();
         registry.register("drain_connections_left", "Connections that a drain has still to see gone", left);
         registry.register("store_up", "1 while the store takes changes", m.store_up.clone());
+        registry.register("edits_put_back", "Edits lost by a failover, put back", m.edits_put_back.clone());
+        registry.register("edits_given_up", "Edits lost by a failover for good", m.edits_given_up.clone());
         registry.register("draining", "1 while this pod drains", m.draining.clone());
         metrics.registry = Arc::new(registry);
         metrics

@@ -12,6 +12,7 @@ use crate::{
     connection::Connection,
     document::{Flight, Origin},
     edits::{overloaded, refusal},
+    healing::HEALED_SESSION,
 };
 
 /// What the names and numbers of an entry add to its operations, in bytes.
@@ -27,6 +28,12 @@ enum Source {
 impl Document {
     /// Sends what is pending, unless a call is in flight or the store is away.
     pub(crate) fn flush(&mut self) {
+        if self.healing.is_some() {
+            if self.flight.is_none() && self.away_since_ms.is_none() && self.stalled_at != Some(self.head().version) {
+                self.flush_healing();
+            }
+            return;
+        }
         let is_full = self.durability.waiting() >= self.settings.durable_waiting;
         if is_full
             || self.flight.is_some()
@@ -176,6 +183,9 @@ impl Document {
     }
 
     fn on_verdict(&mut self, origin: Origin, verdict: Verdict) {
+        if *origin.session == *HEALED_SESSION {
+            return self.on_healed(&origin, verdict);
+        }
         if origin.connection.is_none() {
             return self.on_newline_verdict(&origin, verdict);
         }

@@ -10,8 +10,15 @@ use std::{
 };
 
 use crate::{
-    Command, ConnectionId, Event, Identity, Input, Logged, OpenError, Point, ReplyId, Settings, Snapshot, Version,
-    connection::Connection, cursors::Cursors, durability::Durability, presence::Presence, window::History,
+    Code, Command, ConnectionId, Event, Identity, Input, Logged, OpenError, Point, ReplyId, Settings, Snapshot,
+    Version,
+    connection::{Connection, Stage},
+    cursors::Cursors,
+    durability::Durability,
+    healing::Healing,
+    presence::Presence,
+    queue::EditQueue,
+    window::History,
 };
 
 /// A fetch that was not answered after this long, in milliseconds, is asked for again.
@@ -40,6 +47,8 @@ pub struct Document {
     /// Connections with edits that are not committed.
     pub(crate) busy: BTreeSet<ConnectionId>,
     pub(crate) flight: Option<Flight>,
+    /// What a history that ended had and this one does not; until it is put back joins and new edits wait.
+    pub(crate) healing: Option<Healing>,
     /// The head at which the store said `behind`; nothing is sent until it moves.
     pub(crate) stalled_at: Option<Version>,
     /// Counts the edits taken in.
@@ -140,6 +149,7 @@ impl Document {
             waiting: BTreeSet::new(),
             busy: BTreeSet::new(),
             flight: None,
+            healing: None,
             stalled_at: None,
             arrivals: 0,
             fetching: None,
@@ -169,7 +179,7 @@ impl Document {
     pub fn handle(&mut self, input: Input, now_ms: u64) -> Vec<Command> {
         self.now_ms = now_ms;
         if self.reopening {
-            self.turn_away(input);
+            self.turn_away(input, now_ms);
             return std::mem::take(&mut self.out);
         }
         match input {
@@ -199,6 +209,9 @@ impl Document {
             Input::Tick => {}
         }
         self.settle(now_ms);
+        if self.reopening {
+            self.out.push(Command::Reopen);
+        }
         std::mem::take(&mut self.out)
     }
 
@@ -227,6 +240,7 @@ impl Document {
         self.connections.is_empty()
             && self.draining.is_empty()
             && self.flight.is_none()
+            && self.healing.is_none()
             && self.saving.is_none()
             && self.durability.waiting() == 0
             && !self.presence.has_rows()
@@ -241,8 +255,11 @@ impl Document {
     fn settle(&mut self, now_ms: u64) {
         self.expire(now_ms);
         if !self.reopening {
-            self.open_inboxes();
-            self.progress_joins(now_ms);
+            self.settle_healing();
+            if self.healing.is_none() {
+                self.open_inboxes();
+                self.progress_joins(now_ms);
+            }
             self.flush();
             self.check_progress();
         }
@@ -302,7 +319,11 @@ impl Document {
     fn save(&mut self, now_ms: u64) {
         let tail = self.history.tail();
         let last_left = self.had_clients && self.connections.is_empty() && self.draining.is_empty() && tail.0 > 0;
-        if self.saving.is_some() || self.away_since_ms.is_some() || self.flight.is_some() && last_left {
+        if self.saving.is_some()
+            || self.healing.is_some()
+            || self.away_since_ms.is_some()
+            || self.flight.is_some() && last_left
+        {
             return;
         }
         // Pods that only read leave it to those that write, unless those do not do it.
@@ -335,34 +356,55 @@ impl Document {
         }
     }
 
-    /// Gives this copy up: everybody joins again, on a copy that is opened anew.
+    /// Gives this copy up: everybody joins again, when [`Self::open_again`] has brought another.
     pub(crate) fn reopen(&mut self) {
         if self.reopening {
             return;
         }
         self.reopening = true;
-        let to: Vec<_> = self.connections.keys().copied().collect();
-        for id in self.joining.clone() {
-            // Those without a callback are told by `rejoin`, as everybody is.
-            let refusal = crate::edits::unavailable("the document is being opened anew; join again");
-            self.answer_join_callbacks(id, &Err(refusal));
-        }
         for (id, connection) in &self.connections {
             if connection.paused {
                 self.out.push(Command::PauseReading { connection: *id, pause: false });
             }
         }
+        let joined = self.connections.values_mut().filter(|connection| connection.is_joined());
+        let to: Vec<_> = joined
+            .map(|connection| {
+                connection.stage = Stage::Rejoining(EditQueue::default());
+                connection.id
+            })
+            .collect();
         if !to.is_empty() {
             self.out.push(Command::Send { to, event: Event::Rejoin });
         }
-        self.out.push(Command::Reopen);
     }
 
-    /// Inputs that still come after [`Self::reopen`].
-    fn turn_away(&mut self, input: Input) {
-        if let Input::Join(join) = input {
-            let refusal = crate::edits::unavailable("the document is being opened anew; join again");
-            self.out.push(Command::Answer { to: join.connection, reply: join.reply, answer: Err(refusal) });
+    /// Inputs that still come after [`Self::reopen`]: answers are of no interest any more.
+    fn turn_away(&mut self, input: Input, now_ms: u64) {
+        match input {
+            Input::Join(join) => self.on_join(join, now_ms),
+            Input::Leave { connection, how, reply } => self.on_leave(connection, how, reply, now_ms),
+            Input::Edit(edit) => self.on_edit(edit, now_ms),
+            Input::Access { user_id, role } => self.on_access(&user_id, role, now_ms),
+            Input::Cursor { connection, reply, .. } | Input::Typing { connection, reply, .. } => {
+                self.answer(connection, reply, Err(crate::edits::refusal(Code::NotJoined, "join the document again")));
+            }
+            Input::LookedUp { .. }
+            | Input::Learned(_)
+            | Input::Hint(_)
+            | Input::Committed(_)
+            | Input::StoreAway(_)
+            | Input::Peer { .. }
+            | Input::Presence { .. }
+            | Input::PresenceUnread
+            | Input::PresenceWritten(_)
+            | Input::PodsLive { .. }
+            | Input::Missed
+            | Input::User(_)
+            | Input::Saved(_)
+            | Input::Durable { .. }
+            | Input::Forked
+            | Input::Tick => {}
         }
     }
 }

@@ -31,17 +31,24 @@ struct Round {
 }
 
 #[derive(Debug)]
-struct Waiting {
-    connection: ConnectionId,
-    reply: ReplyId,
-    seq: Option<u64>,
-    version: Version,
+pub(crate) struct Waiting {
+    pub(crate) connection: ConnectionId,
+    pub(crate) reply: ReplyId,
+    pub(crate) seq: Option<u64>,
+    pub(crate) version: Version,
 }
 
 impl Durability {
     /// How many acknowledgements wait.
     pub(crate) fn waiting(&self) -> usize {
         self.waiting
+    }
+
+    /// Gives up all that waits, oldest first: what tickets that are out say is not of interest any more.
+    pub(crate) fn start_over(&mut self) -> Vec<Waiting> {
+        self.waiting = 0;
+        let rounds = std::mem::take(&mut self.rounds).into_iter().flat_map(|round| round.waiting);
+        rounds.chain(std::mem::take(&mut self.open)).collect()
     }
 
     /// Nobody is there to be answered any more.

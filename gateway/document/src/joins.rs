@@ -65,12 +65,6 @@ impl Document {
             reach: 0,
             prepared: false,
         };
-        let mut clients = vec![join.client_id.clone()];
-        if join.form == Form::Quill {
-            clients.push(Arc::from(NEWLINE_CLIENT));
-        }
-        let user_id = join.user.id.clone();
-        self.out.push(Command::Lookup { connection: id, user_id, clients, after: self.head().clone() });
         self.joining.insert(id);
         self.waiting.remove(&id);
         self.busy.remove(&id);
@@ -101,7 +95,20 @@ impl Document {
             }
             Some(connection) => self.join_again(connection, join.session, joining),
         }
+        self.look_up(id);
         self.check_pause(id);
+    }
+
+    /// Asks the store for what a join needs, if this connection joins.
+    pub(crate) fn look_up(&mut self, id: ConnectionId) {
+        let Some(connection) = self.connections.get(&id) else { return };
+        let Stage::Joining(joining) = &connection.stage else { return };
+        let mut clients = vec![connection.client_id.clone()];
+        if joining.form == Form::Quill {
+            clients.push(Arc::from(NEWLINE_CLIENT));
+        }
+        let user_id = connection.user.id.clone();
+        self.out.push(Command::Lookup { connection: id, user_id, clients, after: self.head().clone() });
     }
 
     pub(crate) fn on_looked_up(&mut self, id: ConnectionId, result: Result<Lookup, Refusal>, now_ms: u64) {

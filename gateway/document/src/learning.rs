@@ -99,6 +99,7 @@ impl Document {
                 if is_own { own.push(*id) } else { others.push(*id) }
             }
         }
+        self.heal_learned(entry);
         for connection in &mut self.draining {
             connection.chain.learn(&self.history, entry, mutation);
         }

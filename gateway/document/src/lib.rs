@@ -16,6 +16,7 @@ mod digest;
 mod document;
 mod durability;
 mod edits;
+mod healing;
 #[allow(missing_docs, reason = "most fields are said by their name and type; the others have a comment")]
 mod input;
 mod joins;
@@ -34,6 +35,7 @@ pub use color::color;
 pub use command::*;
 pub use digest::{DIGEST_EVERY, Digest};
 pub use document::Document;
+pub use healing::Reopened;
 pub use input::*;
 pub use settings::{Mutation, OpenError, Settings};
 pub use types::*;

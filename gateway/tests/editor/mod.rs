@@ -186,7 +186,14 @@ impl Editor {
                 self.step().await;
             }
         };
-        tokio::time::timeout(4 * PATIENCE, work).await.expect("everything typed is confirmed in time");
+        let is_done = tokio::time::timeout(4 * PATIENCE, work).await.is_ok();
+        let heard = &self.heard[self.heard.len().saturating_sub(3)..];
+        let (user, version, first) = (&self.user, self.version, self.unconfirmed.front().map(|(seq, _)| seq));
+        assert!(
+            is_done,
+            "not confirmed in time: {user} at {version}, joined {}, first {first:?}, {heard:?}",
+            self.is_joined
+        );
     }
 
     /// Types at a steady pace until it is told to stop, and returns what it typed when all of it is confirmed.

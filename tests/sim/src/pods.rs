@@ -17,7 +17,8 @@ use crate::{
 };
 
 impl World {
-    pub(crate) fn open(&mut self) -> Result<Document, Broken> {
+    /// What the store holds.
+    fn stored(&self) -> (Snapshot, Vec<document::Logged>) {
         let (at, snapshot) = self.store.snapshot.clone();
         let snapshot = Snapshot { at, ..snapshot };
         let mut tail = Vec::new();
@@ -30,6 +31,11 @@ impl World {
             }
             after = tail.last().map_or(after, |logged| logged.at.version);
         }
+        (snapshot, tail)
+    }
+
+    pub(crate) fn open(&mut self) -> Result<Document, Broken> {
+        let (snapshot, tail) = self.stored();
         self.next += 1;
         let name = format!("pod{}", self.next).into();
         Document::open(self.profile.settings.clone(), name, snapshot, tail, self.now_ms)
@@ -335,10 +341,16 @@ impl World {
         self.counts.meet(Met::Reopened);
         let away = self.pods[pod].away;
         self.abandon_calls(pod);
-        self.pods[pod] = Pod::new(self.open()?, self.era);
+        let (snapshot, tail) = self.stored();
+        let fresh = self.open()?;
+        let mut document = std::mem::replace(&mut self.pods[pod].document, fresh);
+        document
+            .open_again(snapshot, tail, self.now_ms)
+            .map_err(|error| Broken(format!("cannot open again: {error}")))?;
+        self.pods[pod] = Pod::new(document, self.era);
         if away {
             self.toggle_store(pod)?;
         }
-        Ok(())
+        self.input(pod, Input::Tick)
     }
 }

@@ -1,0 +1,107 @@
+//! The task's part in histories that change: who notices, and how the document goes on.
+//!
+//! In: another primary, answers that belong to the one before, a copy that gave up. Out: questions to the log, and the
+//! same document over what the store holds now; which edits are put back is the document's to say.
+
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use document::{Document, Input, Reopened};
+
+use super::{Done, Flow, Task, now_ms};
+use crate::{
+    bus::Subscription,
+    document_io::{self as io, Trouble},
+    store::Store,
+};
+
+/// A document stays open for this long after its newest entry: if a failover loses that, somebody still has it.
+const REMEMBER: Duration = Duration::from_secs(30);
+/// After a failover the log is asked once more: an answer that the old primary gave before it was lost may come late.
+const ASK_AGAIN: Duration = Duration::from_secs(3);
+/// A store that cannot be read for this long: the copy, and what it holds, is given up.
+const GIVE_UP: Duration = Duration::from_secs(60);
+/// Between attempts.
+const RETRY: Duration = Duration::from_millis(200);
+
+impl Task {
+    /// Until when the document is kept although nobody uses it. Only a store with followers loses entries.
+    pub(super) fn remember_until(&self) -> Option<Instant> {
+        match self.inner.parts.store {
+            Store::Redis(_) => self.grew.map(|grew| grew + REMEMBER),
+            Store::Memory(_) => None,
+        }
+    }
+
+    /// Another server is the primary, or it was restarted: the head may not be a point of the log any more.
+    pub(super) fn history_changed(&mut self, document: &Document) {
+        self.ask_the_log(document);
+        self.start(async {
+            tokio::time::sleep(ASK_AGAIN).await;
+            Done::AskAgain
+        });
+    }
+
+    /// Reads the document anew for a copy that gave up. Mail is taken meanwhile: who joins waits for the new copy, with
+    /// its role and its numbers, and who leaves is not in it.
+    pub(super) async fn open_again(&mut self, document: &mut Document) -> Result<Subscription, Trouble> {
+        let since = Instant::now();
+        let mut pause = Duration::ZERO;
+        loop {
+            let (parts, id, channel) = (self.inner.parts.clone(), Arc::clone(&self.id), self.channel.clone());
+            let reading = async move {
+                tokio::time::sleep(pause).await;
+                // First the ear, then the eye: what is committed in between is heard.
+                let subscription = parts.bus.subscribe(&channel).await?;
+                let (loaded, people) = tokio::join!(io::load(&parts, &id), io::people(&parts, &id));
+                Ok((subscription, loaded?, people?))
+            };
+            tokio::pin!(reading);
+            let read: Result<_, Trouble> = loop {
+                tokio::select! {
+                    read = &mut reading => break read,
+                    Some(mail) = self.mail.recv() => { let _ = self.take(document, mail); }
+                }
+            };
+            // What that asked for is asked for anew.
+            self.forget();
+            match read {
+                Ok((subscription, loaded, (members, live))) => {
+                    let reopened = document
+                        .open_again(loaded.snapshot, loaded.tail, now_ms())
+                        .map_err(|error| Trouble::Unreadable(error.to_string()))?;
+                    self.tell(&reopened);
+                    let flow = self.feed(document, Input::Presence { members, live });
+                    debug_assert!(flow.is_ok(), "a copy that was just opened does not give up");
+                    return Ok(subscription);
+                }
+                Err(trouble) if trouble.is_passing() && since.elapsed() < GIVE_UP => {
+                    tracing::debug!(document = %self.id, %trouble, "the document cannot be read yet");
+                    pause = RETRY;
+                }
+                Err(trouble) => return Err(trouble),
+            }
+        }
+    }
+
+    fn tell(&self, reopened: &Reopened) {
+        let Reopened { common, found, missing, given_up } = reopened;
+        let common = common.as_ref().map(|point| point.version);
+        let metrics = &self.inner.parts.metrics;
+        metrics.edits_put_back.inc_by(*missing as u64);
+        metrics.edits_given_up.inc_by(*given_up as u64);
+        if *given_up > 0 {
+            tracing::error!(document = %self.id, given_up, "the history changed further back than this pod remembers");
+        } else {
+            tracing::info!(document = %self.id, common, found, missing, "the document was opened anew");
+        }
+    }
+
+    /// Asks once more after a failover.
+    pub(super) fn asked_again(&self, document: &Document) -> Flow {
+        self.ask_the_log(document);
+        Ok(())
+    }
+}

@@ -1,0 +1,147 @@
+//! A primary dies with entries that its follower never got: the gateways that have them put them back.
+#![allow(clippy::unwrap_used, missing_docs, unreachable_pub)]
+
+mod editor;
+mod servers;
+
+use editor::{Editor, Gateway};
+use redis::{AsyncCommands, aio::MultiplexedConnection};
+use servers::{Engine, Server, eventually};
+
+/// A primary with a follower, and gateways that know both.
+struct Stage {
+    primary: Server,
+    follower: Server,
+    gateways: Vec<Gateway>,
+}
+
+impl Stage {
+    async fn new(users: &[&str], gateways: usize) -> Self {
+        let primary = Server::start(Engine::Redis, &["--repl-diskless-sync-delay", "0"]).await.unwrap();
+        let follower = Server::start(Engine::Redis, &["--repl-diskless-sync-delay", "0"]).await.unwrap();
+        for user in users {
+            primary.client().await.set::<_, _, ()>(format!("doc:d:access:{user}"), "write").await.unwrap();
+        }
+        let mut client = follower.client().await;
+        run(&mut client, &["REPLICAOF", "127.0.0.1", &primary.port.to_string()]).await;
+        eventually("the follower follows", async || {
+            let info: String = redis::cmd("INFO").arg("replication").query_async(&mut client).await.unwrap();
+            info.contains("master_link_status:up")
+        })
+        .await;
+        let both = format!("{},{}", primary.address(), follower.address());
+        let mut started = Vec::new();
+        for _ in 0..gateways {
+            started.push(Gateway::start(&both).await);
+        }
+        Self { primary, follower, gateways: started }
+    }
+
+    fn addresses(&self) -> Vec<std::net::SocketAddr> {
+        self.gateways.iter().map(|gateway| gateway.address).collect()
+    }
+
+    /// Waits until the follower has all of the document, then cuts it off: what comes now is the primary's alone.
+    async fn cut_off_the_follower(&self) {
+        let head = version(&mut self.primary.client().await).await;
+        let mut client = self.follower.client().await;
+        eventually("the follower has it all", async || version(&mut client).await == head).await;
+        run(&mut client, &["REPLICAOF", "127.0.0.1", "1"]).await;
+    }
+
+    /// `kill -9` of the primary; says how many entries of the document are lost.
+    async fn fail_over(&mut self) -> u64 {
+        let mut client = self.follower.client().await;
+        let lost = version(&mut self.primary.client().await).await - version(&mut client).await;
+        self.primary.kill();
+        run(&mut client, &["REPLICAOF", "NO", "ONE"]).await;
+        run(&mut client, &["HSET", "collab:fence", "epoch", "1"]).await;
+        lost
+    }
+
+    fn put_back(&self) -> u64 {
+        let running = self.gateways.iter().filter_map(|gateway| gateway.running.as_ref());
+        running.map(|running| running.server.pod().metrics.edits_put_back.get()).sum()
+    }
+
+    /// A newcomer has every token exactly once, and everybody has what it has.
+    async fn agree(&self, editors: &mut [&mut Editor], expected: &[Vec<String>]) {
+        let at = self.gateways.iter().rev().find(|gateway| gateway.running.is_some()).unwrap().address;
+        let mut eve = Editor::new("eve", "d", &[at], 9);
+        eve.until("the newcomer is in", Editor::is_joined).await;
+        for editor in editors.iter_mut() {
+            let version = eve.version;
+            editor.until("the editor has it all", |editor| editor.is_joined() && editor.version >= version).await;
+            assert_eq!(editor.text(), eve.text(), "{} and the newcomer", editor.user);
+        }
+        let mut found: Vec<_> = eve.text().split_whitespace().map(str::to_owned).collect();
+        let mut expected: Vec<_> = expected.concat();
+        found.sort();
+        expected.sort();
+        assert_eq!(found, expected);
+    }
+}
+
+fn tokens(user: &str, count: usize) -> Vec<String> {
+    (0..count).map(|n| format!("{user}{n:04}")).collect()
+}
+
+#[tokio::test]
+async fn acknowledged_edits_that_only_the_lost_primary_had_are_put_back() {
+    let mut stage = Stage::new(&["ann", "bob", "eve"], 2).await;
+    let at = stage.addresses();
+    let (mut ann, mut bob) = (Editor::new("ann", "d", &at[..1], 1), Editor::new("bob", "d", &at[1..], 2));
+    let before = [tokens("annx", 40), tokens("bobx", 40)];
+    tokio::join!(ann.type_all(before[0].clone()), bob.type_all(before[1].clone()));
+    stage.cut_off_the_follower().await;
+    let lost = [tokens("anny", 60), tokens("boby", 60)];
+    tokio::join!(ann.type_all(lost[0].clone()), bob.type_all(lost[1].clone()));
+    assert_eq!(stage.fail_over().await, 120, "the new primary has none of them");
+    // Both write on at once, while both gateways put back what they have.
+    let after = [tokens("annz", 40), tokens("bobz", 40)];
+    tokio::join!(ann.type_all(after[0].clone()), bob.type_all(after[1].clone()));
+    stage.agree(&mut [&mut ann, &mut bob], &[before, lost, after].concat()).await;
+    assert!(stage.put_back() >= 120, "{}", stage.put_back());
+}
+
+#[tokio::test]
+async fn a_gateway_puts_back_what_it_heard_from_one_that_died() {
+    let mut stage = Stage::new(&["ann", "bob", "eve"], 2).await;
+    let at = stage.addresses();
+    let (mut ann, mut bob) = (Editor::new("ann", "d", &at, 1), Editor::new("bob", "d", &at[1..], 2));
+    let before = [tokens("annx", 20), tokens("bobx", 20)];
+    tokio::join!(ann.type_all(before[0].clone()), bob.type_all(before[1].clone()));
+    stage.cut_off_the_follower().await;
+    let lost = [tokens("anny", 40), tokens("boby", 40)];
+    tokio::join!(ann.type_all(lost[0].clone()), bob.type_all(lost[1].clone()));
+    let version = ann.version.max(bob.version);
+    bob.until("the other gateway has heard it all", |bob| bob.version >= version).await;
+    stage.gateways[0].kill();
+    assert_eq!(stage.fail_over().await, 80);
+    let after = [tokens("annz", 20), tokens("bobz", 20)];
+    tokio::join!(ann.type_all(after[0].clone()), bob.type_all(after[1].clone()));
+    stage.agree(&mut [&mut ann, &mut bob], &[before, lost, after].concat()).await;
+}
+
+#[tokio::test]
+async fn a_document_that_nobody_has_open_any_more_is_put_back() {
+    let mut stage = Stage::new(&["ann", "eve"], 1).await;
+    let mut ann = Editor::new("ann", "d", &stage.addresses(), 1);
+    let before = tokens("annx", 20);
+    ann.type_all(before.clone()).await;
+    stage.cut_off_the_follower().await;
+    let lost = tokens("anny", 30);
+    ann.type_all(lost.clone()).await;
+    drop(ann);
+    assert_eq!(stage.fail_over().await, 30);
+    eventually("the gateway puts it back by itself", async || stage.put_back() == 30).await;
+    stage.agree(&mut [], &[before, lost]).await;
+}
+
+async fn version(client: &mut MultiplexedConnection) -> u64 {
+    client.hget("{doc:d}:meta", "v").await.unwrap_or(0)
+}
+
+async fn run(client: &mut MultiplexedConnection, words: &[&str]) {
+    redis::cmd(words[0]).arg(&words[1..]).exec_async(client).await.unwrap();
+}

@@ -64,6 +64,34 @@ fn several_tabs_of_one_user_count_once() {
 }
 
 #[test]
+fn a_new_name_is_shown_to_newcomers_and_written_once_and_nobody_seems_to_come() {
+    let mut desk = Desk::new();
+    desk.join(1);
+    desk.join(2);
+    desk.take(1);
+    desk.commands.clear();
+    let renamed = document::User { name: "New".into(), ..user(2) };
+    for _ in 0..2 {
+        desk.input(Input::User(renamed.clone()));
+    }
+    desk.input(Input::User(document::User { name: "Nobody here".into(), ..user(7) }));
+    assert_eq!(desk.events(1), []);
+    let written: Vec<_> = desk
+        .commands
+        .iter()
+        .filter_map(|command| match command {
+            Command::WritePresence(rows) => Some(rows.clone()),
+            _ => None,
+        })
+        .flatten()
+        .map(|row| (row.user, row.connections))
+        .collect();
+    assert_eq!(written, [(renamed.clone(), 1)]);
+    let newcomer = desk.join_with(join(3));
+    assert!(newcomer.active_users.iter().any(|active| active.user == renamed), "{:?}", newcomer.active_users);
+}
+
+#[test]
 fn a_lost_transport_is_told_after_ten_seconds_unless_the_user_is_back() {
     let mut desk = Desk::new();
     desk.join(1);

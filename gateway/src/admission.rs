@@ -233,7 +233,7 @@ impl Uses {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::live::Partial;
+    use crate::{budget::Budget, live::Partial, outbox::Common};
 
     struct Stage {
         admission: Admission,
@@ -247,7 +247,8 @@ mod tests {
             Partial { max_connections: Some(max_connections), accept_rate: Some(accept_rate), ..Partial::default() };
         let (settings, live) = watch::channel(Live::from(settings));
         let metrics = Metrics::default();
-        let (registry, _claims) = Registry::new("p".into(), metrics.clone());
+        let common = Common::new(Budget::new(0, &metrics), metrics.clone());
+        let (registry, _claims) = Registry::new("p".into(), common);
         let tickets = Tickets::new(None).expect("random");
         let admission = Admission::new(live, registry, metrics, tickets.clone());
         Stage { admission, tickets, settings, seats: Vec::new() }

@@ -24,6 +24,7 @@ use futures_util::{StreamExt, future::BoxFuture, stream::FuturesUnordered};
 use tokio::sync::{mpsc, watch};
 
 use crate::{
+    budget::{Charge, Use},
     bus::{Heard, Subscription, document_channel},
     document_io::{self as io, Trouble},
     documents::{Inner, Mail},
@@ -51,6 +52,7 @@ pub(crate) async fn run(inner: Arc<Inner>, id: Arc<str>, mail: mpsc::Receiver<Ma
     let lapses = living.borrow().lapses;
     let mut history = inner.parts.store.history_changes();
     history.mark_unchanged();
+    let held = inner.parts.budget.charge(Use::Edits);
     let mut task = Task {
         channel: document_channel(&id),
         living,
@@ -70,6 +72,7 @@ pub(crate) async fn run(inner: Arc<Inner>, id: Arc<str>, mail: mpsc::Receiver<Ma
         settling: Vec::new(),
         history,
         grew: None,
+        held,
     };
     let mut given_up: Option<Document> = None;
     loop {
@@ -135,6 +138,8 @@ struct Task {
     history: watch::Receiver<u64>,
     /// When the newest entry came.
     grew: Option<Instant>,
+    /// Edits that wait here.
+    held: Charge,
 }
 
 /// A future's answer.
@@ -288,7 +293,8 @@ impl Task {
                 self.outboxes.insert(join.connection, outbox);
                 self.feed(document, Input::Join(*join))
             }
-            Mail::Input(input) => {
+            // The charge ends when the document counts the edit as its own.
+            Mail::Input(input, _charge) => {
                 let leaving = if let Input::Leave { connection, .. } = &input { Some(*connection) } else { None };
                 let flow = self.feed(document, input);
                 self.left.extend(leaving);
@@ -311,6 +317,7 @@ impl Task {
         if document.head().version != head {
             self.grew = Some(Instant::now());
         }
+        self.held.set(document.held_bytes());
         let flow = commands.into_iter().try_for_each(|command| self.carry_out(command));
         self.flush();
         flow
@@ -371,7 +378,8 @@ impl Task {
         let joined = to.first().filter(|_| matches!(event, Event::DocumentJoined(_)));
         let user_id = joined.and_then(|connection| self.access.user(*connection));
         let ticket = user_id.map(|user_id| self.inner.parts.tickets.issue(user_id));
-        let frame = websocket::text_frame(&protocol::event_with_ticket(&self.id, event, ticket.as_deref()));
+        let text = protocol::event_with_ticket(&self.id, event, ticket.as_deref());
+        let frame = self.inner.parts.budget.frame(websocket::text_frame(&text));
         let is_snapshot = match event {
             Event::DocumentJoined(joined) => !matches!(joined.content, JoinedContent::Edits(_)),
             Event::Rejoin
@@ -407,7 +415,7 @@ impl Task {
     fn answer(&mut self, to: ConnectionId, reply: Option<ReplyId>, answer: &Result<Answer, Refusal>) {
         let Some(outbox) = self.outboxes.get(&to) else { return };
         if let Some(text) = protocol::acknowledgement(reply, &self.id, answer) {
-            outbox.push_later(websocket::text_frame(&text));
+            outbox.push_later(self.inner.parts.budget.frame(websocket::text_frame(&text)));
             self.dirty.push(outbox.clone());
         }
     }

@@ -16,7 +16,14 @@ use tokio::{
 };
 
 use crate::{
-    bus::Bus, directory::Directory, document_task, lease::Lease, metrics::Metrics, outbox::Outbox, store::Store,
+    budget::{Budget, Charge, Use},
+    bus::Bus,
+    directory::Directory,
+    document_task,
+    lease::Lease,
+    metrics::Metrics,
+    outbox::Outbox,
+    store::Store,
     tickets::Tickets,
 };
 
@@ -36,6 +43,8 @@ pub struct Parts {
     pub lease: Lease,
     /// Bounds of a document.
     pub settings: document::Settings,
+    /// The memory that clients may use.
+    pub budget: Budget,
     /// Signs what lets people come back first.
     pub tickets: Tickets,
     /// Counters.
@@ -66,7 +75,8 @@ pub(crate) enum Mail {
         outbox: Outbox,
         join: Box<document::Join>,
     },
-    Input(document::Input),
+    /// An edit with what it takes of the memory.
+    Input(document::Input, Option<Charge>),
     /// An access may have changed: this user's, or anybody's.
     AccessChanged {
         user_id: Option<Arc<str>>,
@@ -106,7 +116,14 @@ impl Documents {
     /// When the document is not open, which nobody who joined it sees.
     pub async fn send(&self, document_id: &str, input: document::Input) -> Result<(), NotOpen> {
         let mailbox = self.inner.open().get(document_id).cloned().ok_or(NotOpen)?;
-        mailbox.send(Mail::Input(input)).await.map_err(|_| NotOpen)
+        let charge = if let document::Input::Edit(edit) = &input {
+            let mut charge = self.inner.parts.budget.charge(Use::Edits);
+            charge.set(edit.ops.weight_bytes());
+            Some(charge)
+        } else {
+            None
+        };
+        mailbox.send(Mail::Input(input, charge)).await.map_err(|_| NotOpen)
     }
 
     /// Has accesses read again: of one document or of all that are open, of one user or of everybody in them.
@@ -133,7 +150,7 @@ impl Documents {
         let mailboxes: Vec<_> = self.inner.open().values().cloned().collect();
         for mailbox in mailboxes {
             // One that is swamped shows the old name a little longer.
-            let _ = mailbox.try_send(Mail::Input(document::Input::User(user.clone())));
+            let _ = mailbox.try_send(Mail::Input(document::Input::User(user.clone()), None));
         }
     }
 

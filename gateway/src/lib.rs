@@ -6,6 +6,7 @@
 pub mod admin;
 pub mod admission;
 pub mod auth;
+pub mod budget;
 pub mod bus;
 mod changes;
 pub mod config;

@@ -32,6 +32,8 @@ pub struct Live {
     pub message_rate: u32,
     /// The same in bytes a second.
     pub message_bytes_rate: u32,
+    /// Bytes that all clients together may make the pod hold: unread frames, half messages, waiting edits.
+    pub max_buffer_bytes: usize,
     /// What is logged.
     pub log_level: LogLevel,
 }
@@ -75,6 +77,7 @@ pub struct Partial {
     pub cursor_rate: Option<u32>,
     pub message_rate: Option<u32>,
     pub message_bytes_rate: Option<u32>,
+    pub max_buffer_bytes: Option<usize>,
     pub log_level: Option<LogLevel>,
 }
 
@@ -91,6 +94,7 @@ impl Partial {
             cursor_rate: self.cursor_rate.or(other.cursor_rate),
             message_rate: self.message_rate.or(other.message_rate),
             message_bytes_rate: self.message_bytes_rate.or(other.message_bytes_rate),
+            max_buffer_bytes: self.max_buffer_bytes.or(other.max_buffer_bytes),
             log_level: self.log_level.or(other.log_level),
         }
     }
@@ -108,6 +112,7 @@ impl From<Partial> for Live {
             cursor_rate: partial.cursor_rate.unwrap_or(30),
             message_rate: partial.message_rate.unwrap_or(200),
             message_bytes_rate: partial.message_bytes_rate.unwrap_or(1 << 20),
+            max_buffer_bytes: partial.max_buffer_bytes.unwrap_or(256 << 20),
             log_level: partial.log_level.unwrap_or(LogLevel::Info),
         }
     }
@@ -155,6 +160,7 @@ fn apply(live: &mut Live, partial: &Partial) -> bool {
         cursor_rate: partial.cursor_rate.unwrap_or(live.cursor_rate),
         message_rate: partial.message_rate.unwrap_or(live.message_rate),
         message_bytes_rate: partial.message_bytes_rate.unwrap_or(live.message_bytes_rate),
+        max_buffer_bytes: partial.max_buffer_bytes.unwrap_or(live.max_buffer_bytes),
         log_level: partial.log_level.unwrap_or(live.log_level),
     };
     let changed = next != *live;

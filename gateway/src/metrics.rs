@@ -18,6 +18,20 @@ pub struct Refused {
     pub reason: &'static str,
 }
 
+/// What bytes are held for: `frames`, `inbox` or `edits`.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct Held {
+    /// From a fixed set in the code.
+    pub what: &'static str,
+}
+
+/// Why a connection was held up or ended while the pod's memory was used up: `inbox`, `outbox`, `edits` or `join`.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct Overloaded {
+    /// From a fixed set in the code.
+    pub what: &'static str,
+}
+
 /// What came too fast: `cursor`, `typing` or `join`.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 pub struct Limited {
@@ -26,7 +40,7 @@ pub struct Limited {
 }
 
 /// Counters that all parts of the process share. Cloning is cheap.
-#[derive(Clone)]
+#[derive(Debug, Clone)]
 pub struct Metrics {
     registry: Arc<Registry>,
     /// Connections that are open now.
@@ -45,6 +59,10 @@ pub struct Metrics {
     pub connects_waiting: Gauge,
     /// Cursors, typing signals and joins that came too fast.
     pub rate_limited: Family<Limited, Counter>,
+    /// Bytes that clients make the pod hold.
+    pub held_bytes: Family<Held, Gauge>,
+    /// What happened because that was too much.
+    pub overloaded: Family<Overloaded, Counter>,
     /// Pauses of reading because a connection sent too fast.
     pub reads_slowed: Counter,
     /// Documents that are open on this pod.
@@ -91,6 +109,8 @@ impl Default for Metrics {
             connects_held: Counter::default(),
             connects_waiting: Gauge::default(),
             rate_limited: Family::default(),
+            held_bytes: Family::default(),
+            overloaded: Family::default(),
             reads_slowed: Counter::default(),
             documents: Gauge::default(),
             edits_committed: Counter::default(),
@@ -116,6 +136,8 @@ impl Default for Metrics {
         registry.register("connects_held", "CONNECTs held for an answer about them", m.connects_held.clone());
         registry.register("connects_waiting", "CONNECTs that are held now", m.connects_waiting.clone());
         registry.register("rate_limited", "Events refused for their rate", m.rate_limited.clone());
+        registry.register("held_bytes", "Bytes held for clients, by use", m.held_bytes.clone());
+        registry.register("overloaded", "What was put off or ended for memory", m.overloaded.clone());
         registry.register("reads_slowed", "Pauses of a socket that sent too fast", m.reads_slowed.clone());
         registry.register("documents", "Documents open on this pod", m.documents.clone());
         registry.register("edits_committed", "Edits that entered the log", m.edits_committed.clone());
@@ -141,6 +163,11 @@ impl Metrics {
     /// Counts a refusal.
     pub fn refuse(&self, reason: &'static str) {
         self.connections_refused.get_or_create(&Refused { reason }).inc();
+    }
+
+    /// Counts what memory that is used up did.
+    pub fn overload(&self, what: &'static str) {
+        self.overloaded.get_or_create(&Overloaded { what }).inc();
     }
 
     /// The text that Prometheus scrapes.

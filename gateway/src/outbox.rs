@@ -15,10 +15,13 @@ use std::{
 
 use bytes::{Buf, Bytes};
 use document::ConnectionId;
-use prometheus_client::metrics::counter::Counter;
 use tokio::sync::{Notify, mpsc};
 
-use crate::stream::Stream;
+use crate::{
+    budget::{Budget, OUTBOX_FAIR_BYTES},
+    metrics::Metrics,
+    stream::Stream,
+};
 
 /// Bytes that may wait besides snapshots. What a slow phone needs for minutes of editing by others; one frame is always
 /// taken, whatever its size.
@@ -26,6 +29,9 @@ pub const WAITING_BYTES_MAX: usize = 1024 * 1024;
 
 /// Bytes of snapshots that may wait: the connection asks for one at a time, but joins of several documents overlap.
 pub const SNAPSHOT_BYTES_MAX: usize = 32 * 1024 * 1024;
+
+/// Frames that may wait, however small: each is some hundred bytes in memory.
+pub const FRAMES_WAITING_MAX: usize = 8192;
 
 /// Frames that one write takes: enough to fill a segment with small ones, few enough for the stack.
 pub const FRAMES_PER_WRITE: usize = 64;
@@ -62,8 +68,31 @@ struct Shared {
     resumed: Notify,
     paused: AtomicBool,
     settling: AtomicBool,
-    /// Counts connections that are closed because they do not read.
-    slow_consumers: Counter,
+    /// What all connections of the pod share: their counters, and their memory.
+    common: Common,
+}
+
+/// What all outboxes of a pod share; clones are the same.
+#[derive(Debug, Clone)]
+pub struct Common {
+    inner: Arc<(Budget, Metrics)>,
+}
+
+impl Common {
+    /// The pod's memory and counters.
+    pub fn new(budget: Budget, metrics: Metrics) -> Common {
+        Common { inner: Arc::new((budget, metrics)) }
+    }
+
+    /// The pod's memory.
+    pub fn budget(&self) -> &Budget {
+        &self.inner.0
+    }
+
+    /// The pod's counters.
+    pub fn metrics(&self) -> &Metrics {
+        &self.inner.1
+    }
 }
 
 #[derive(Debug, Default)]
@@ -89,8 +118,8 @@ struct Frame {
 }
 
 impl Outbox {
-    /// The outbox of a new connection; `slow_consumers` counts the ones that do not read.
-    pub fn new(id: ConnectionId, slow_consumers: Counter) -> Outbox {
+    /// The outbox of a new connection.
+    pub fn new(id: ConnectionId, common: Common) -> Outbox {
         let shared = Shared {
             id,
             queue: Mutex::default(),
@@ -98,9 +127,19 @@ impl Outbox {
             resumed: Notify::new(),
             paused: AtomicBool::new(false),
             settling: AtomicBool::new(false),
-            slow_consumers,
+            common,
         };
         Outbox { shared: Arc::new(shared) }
+    }
+
+    /// The memory of its pod.
+    pub fn budget(&self) -> &Budget {
+        self.shared.common.budget()
+    }
+
+    /// The counters of its pod.
+    pub fn metrics(&self) -> &Metrics {
+        self.shared.common.metrics()
     }
 
     /// Which connection this is.
@@ -154,7 +193,7 @@ impl Outbox {
 
     /// Puts a text message in line. To send one text to many, encode it once and use [`Outbox::push`].
     pub fn push_text(&self, text: &str) {
-        self.push(websocket::text_frame(text));
+        self.push(self.budget().frame(websocket::text_frame(text)));
     }
 
     /// Stops reading the connection's socket, or goes on when nobody else stops it. `who` is a document's id;
@@ -296,15 +335,23 @@ impl Outbox {
         if queue.ending.is_some() {
             return;
         }
+        let in_line = queue.bytes + queue.snapshot_bytes;
+        let is_unfair = in_line > OUTBOX_FAIR_BYTES && self.budget().is_over();
+        let is_long = queue.frames.len() >= FRAMES_WAITING_MAX;
         let (waiting, most) = if is_snapshot {
             (&mut queue.snapshot_bytes, SNAPSHOT_BYTES_MAX)
         } else {
             (&mut queue.bytes, WAITING_BYTES_MAX)
         };
-        if *waiting > 0 && *waiting + bytes.len() > most {
+        if is_unfair || is_long || *waiting > 0 && *waiting + bytes.len() > most {
             queue.ending = Some(Ending::Drop);
+            // Whoever else holds this outbox must not hold its frames.
+            queue.frames = VecDeque::new();
             drop(queue);
-            self.shared.slow_consumers.inc();
+            self.metrics().slow_consumers.inc();
+            if is_unfair {
+                self.metrics().overload("outbox");
+            }
             self.shared.changed.notify_one();
         } else {
             *waiting += bytes.len();
@@ -360,9 +407,10 @@ impl Queue {
 mod tests {
     use super::*;
 
-    fn outbox() -> (Outbox, Counter) {
-        let slow = Counter::default();
-        (Outbox::new(ConnectionId(7), slow.clone()), slow)
+    fn outbox() -> (Outbox, prometheus_client::metrics::counter::Counter) {
+        let metrics = Metrics::default();
+        let common = Common::new(Budget::new(1 << 30, &metrics), metrics.clone());
+        (Outbox::new(ConnectionId(7), common), metrics.slow_consumers)
     }
 
     fn frame(length: usize) -> Bytes {

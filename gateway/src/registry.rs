@@ -18,7 +18,7 @@ use tokio::sync::mpsc;
 
 use crate::{
     metrics::Metrics,
-    outbox::{Ending, Outbox},
+    outbox::{Common, Ending, Outbox},
 };
 
 /// Claims that wait for the bus. Telling other pods is best effort, sessions keep editing right: when the bus is away
@@ -40,6 +40,7 @@ struct Inner {
     next: AtomicU64,
     table: Mutex<Table>,
     claims: mpsc::Sender<Claim>,
+    common: Common,
     metrics: Metrics,
 }
 
@@ -67,9 +68,10 @@ struct Editor {
 
 impl Registry {
     /// An empty registry of the pod incarnation `pod` (≤ 16 characters), and the claims to publish for it.
-    pub fn new(pod: Arc<str>, metrics: Metrics) -> (Registry, mpsc::Receiver<Claim>) {
+    pub fn new(pod: Arc<str>, common: Common) -> (Registry, mpsc::Receiver<Claim>) {
         let (claims, to_publish) = mpsc::channel(CLAIMS_WAITING_MAX);
-        let inner = Inner { pod, next: AtomicU64::new(1), table: Mutex::default(), claims, metrics };
+        let metrics = common.metrics().clone();
+        let inner = Inner { pod, next: AtomicU64::new(1), table: Mutex::default(), claims, common, metrics };
         (Registry { inner: Arc::new(inner) }, to_publish)
     }
 
@@ -85,7 +87,7 @@ impl Registry {
             return None;
         }
         let id = ConnectionId(self.number());
-        let outbox = Outbox::new(id, self.inner.metrics.slow_consumers.clone());
+        let outbox = Outbox::new(id, self.inner.common.clone());
         table.connections.insert(id, outbox.clone());
         self.inner.metrics.connections.inc();
         Some(Seat { registry: self.clone(), outbox, editor: None })
@@ -259,7 +261,8 @@ mod tests {
     use super::*;
 
     fn registry(pod: &str) -> (Registry, mpsc::Receiver<Claim>) {
-        Registry::new(pod.into(), Metrics::default())
+        let metrics = Metrics::default();
+        Registry::new(pod.into(), Common::new(crate::budget::Budget::new(0, &metrics), metrics))
     }
 
     #[test]

@@ -17,6 +17,7 @@ use tokio_util::sync::CancellationToken;
 use crate::{
     admin,
     auth::Authenticator,
+    budget::Budget,
     bus::{Bus, CLIENT_CHANNEL, MemoryBus, RedisBus, SERVER_WIDE_BEHIND_MAX, ServerWide, hear_server_wide},
     changes,
     config::Config,
@@ -26,6 +27,7 @@ use crate::{
     lease::Lease,
     live::Live,
     metrics::Metrics,
+    outbox::Common,
     registry::Registry,
     server::Server,
     sign_in::SignIn,
@@ -121,7 +123,9 @@ pub async fn assemble(config: &Config, live: watch::Receiver<Live>, backend: Bac
     let (directory, news) = Directory::new(store.clone(), trust, config.demo, &config.webhooks)?;
     let lease = Lease::start(store.clone());
     let tickets = Tickets::new(config.resume_key_file.as_deref()).context("--resume-key-file")?;
-    let (registry, claims) = Registry::new(lease.pod().clone(), metrics.clone());
+    let budget = Budget::new(config.live.max_buffer_bytes, &metrics);
+    let common = Common::new(budget.clone(), metrics.clone());
+    let (registry, claims) = Registry::new(lease.pod().clone(), common);
     let documents = Documents::new(Parts {
         store: store.clone(),
         bus: bus.clone(),
@@ -129,6 +133,7 @@ pub async fn assemble(config: &Config, live: watch::Receiver<Live>, backend: Bac
         lease: lease.clone(),
         settings: Settings { max_document_bytes: config.document_bytes_max, ..Settings::default() },
         tickets: tickets.clone(),
+        budget: budget.clone(),
         metrics: metrics.clone(),
     });
     let stop = CancellationToken::new();
@@ -142,6 +147,7 @@ pub async fn assemble(config: &Config, live: watch::Receiver<Live>, backend: Bac
         }
     };
     tasks.spawn(authenticator.clone().keep_keys());
+    tasks.spawn(follow_budget(budget, live.clone()));
     tasks.spawn(tell_claims(bus.clone(), claims));
     let (every_pod, said) = broadcast::channel(SERVER_WIDE_BEHIND_MAX);
     tasks.spawn(hear_claims(said, registry.clone()));
@@ -167,6 +173,12 @@ pub async fn assemble(config: &Config, live: watch::Receiver<Live>, backend: Bac
         admin: admin::State::new(metrics, store, bus),
         owned: Owned { lease, stop, tasks },
     })
+}
+
+async fn follow_budget(budget: Budget, mut live: watch::Receiver<Live>) {
+    while live.changed().await.is_ok() {
+        budget.set_most(live.borrow_and_update().max_buffer_bytes);
+    }
 }
 
 async fn tell_claims(bus: Bus, mut claims: mpsc::Receiver<Claim>) {

@@ -225,6 +225,11 @@ impl Document {
             .min()
     }
 
+    /// About how many bytes of edits wait here for their join, their turn or the store.
+    pub fn held_bytes(&self) -> usize {
+        self.waiting_bytes()
+    }
+
     /// The point that this pod has reached.
     pub fn head(&self) -> &Point {
         self.history.head()

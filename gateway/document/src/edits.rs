@@ -298,6 +298,14 @@ impl Document {
     }
 
     /// Connections of which something may wait for the store.
+    /// What waits of all connections, in bytes: a bound for the pod, not exact.
+    pub(crate) fn waiting_bytes(&self) -> usize {
+        let later = self.waiting.iter().filter(|id| !self.busy.contains(*id));
+        let joining = self.joining.iter().filter(|id| !self.busy.contains(*id) && !self.waiting.contains(*id));
+        let held = self.busy.iter().chain(later).chain(joining).filter_map(|id| self.connections.get(id));
+        held.map(|connection| connection.waiting().1).sum()
+    }
+
     fn ids_held(&self) -> impl Iterator<Item = &ConnectionId> {
         self.busy.iter().chain(&self.waiting).chain(&self.joining)
     }

@@ -42,6 +42,7 @@ impl Flags {
             max_connections: self.max_connections,
             accept_rate: self.accept_rate,
             drain_rate: self.drain_rate,
+            max_buffer_bytes: self.max_buffer_bytes,
             max_connections_per_user: self.max_connections_per_user,
             max_documents_per_connection: self.max_documents_per_connection,
             join_rate: self.join_rate,

@@ -127,6 +127,9 @@ pub(super) struct Flags {
     /// The same in bytes a second.
     #[arg(long, env = "COLLAB_MESSAGE_BYTES_RATE")]
     pub(super) message_bytes_rate: Option<u32>,
+    /// Bytes that all clients together may make the pod hold: unread frames, half messages, waiting edits.
+    #[arg(long, env = "COLLAB_MAX_BUFFER_BYTES")]
+    pub(super) max_buffer_bytes: Option<usize>,
     /// error, warn, info, debug or trace.
     #[arg(long, env = "COLLAB_LOG_LEVEL")]
     pub(super) log_level: Option<live::LogLevel>,

@@ -3,7 +3,10 @@
 //! In: whole WebSocket messages. Out: inputs for the documents, answers in the outbox, or the way the connection is to
 //! end. Editing itself is the documents' business; here is only what a connection must know before it is asked.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::{Arc, LazyLock},
+    time::Duration,
+};
 
 use document::{Answer, Code, Edit, Input, Join, Leaving, Refusal, ReplyId, User};
 use protocol::{Auth, ClientEvent, EditEvent, JoinEvent, Refused};
@@ -17,6 +20,7 @@ use super::{
 };
 use crate::{
     auth::{Denial, NoClaims},
+    budget::{Charge, Use},
     outbox::{Ending, Outbox},
     registry::Seat,
     sign_in::NotIn,
@@ -24,6 +28,8 @@ use crate::{
 
 /// When somebody may try again who was refused for a passing reason.
 const RETRY_MS: u64 = 2_000;
+/// Who stops the reading of a connection while the pod has no memory; no document has this id.
+static MEMORY: LazyLock<Arc<str>> = LazyLock::new(|| Arc::from("{memory}"));
 /// How long before its end a token is said to expire.
 const EXPIRY_NOTICE: Duration = Duration::from_secs(60);
 
@@ -42,6 +48,8 @@ struct Editor {
     client_id: Arc<str>,
     joined: Vec<Arc<str>>,
     early: Early,
+    /// What they hold.
+    early_charge: Charge,
     expiry: Option<Expiry>,
 }
 
@@ -101,7 +109,9 @@ impl Application for Client {
         let now = Instant::now();
         let outbox = self.seat.outbox().clone();
         let editor = self.editor.as_mut()?;
-        for (document_id, edit) in editor.early.expired(now) {
+        let expired = editor.early.expired(now);
+        editor.early_charge.set(editor.early.bytes());
+        for (document_id, edit) in expired {
             push(&outbox, Some(refuse_early(&document_id, edit)));
         }
         let expiry = editor.expiry.as_mut()?;
@@ -170,6 +180,7 @@ impl Client {
             client_id,
             joined: Vec::new(),
             early: Early::new(self.pod.limits.edit_bytes.saturating_mul(2)),
+            early_charge: outbox.budget().charge(Use::Edits),
             expiry: claims.expires_at.and_then(expiry),
         }));
         Ok(())
@@ -221,6 +232,14 @@ impl Client {
 
     async fn join(&mut self, event: JoinEvent, reply: Option<ReplyId>) {
         let JoinEvent { document_id, form, version, hash, last_session, seq } = event;
+        if self.outbox().budget().is_over() {
+            // A document's content is what takes most; who has it already goes on.
+            self.pod.metrics.overload("join");
+            let mut refusal = Refusal::new(Code::Overloaded, "this pod has no memory for more documents now");
+            refusal.retry_after_ms = Some(RETRY_MS + rand::random_range(0..RETRY_MS));
+            self.outbox().push_text(&protocol::refused_answer(reply, Some(&document_id), &refusal));
+            return;
+        }
         // One snapshot at a time: a client that joins many documents reads one before it gets the next.
         self.outbox().snapshots_written().await;
         let session: Arc<str> = Arc::from(self.pod.registry.fresh_name());
@@ -252,6 +271,7 @@ impl Client {
             early: editor.early.take(&document_id),
             reply,
         };
+        editor.early_charge.set(editor.early.bytes());
         self.pod.documents.join(document_id, outbox, join).await;
     }
 
@@ -269,6 +289,7 @@ impl Client {
     async fn edit(&mut self, event: EditEvent, reply: Option<ReplyId>) {
         let EditEvent { document_id, version, ops, unreadable, seq, session } = event;
         let outbox = self.seat.outbox().clone();
+        self.has_room(&outbox).await;
         let edit = Edit { connection: outbox.id(), version, ops, unreadable, seq, session, reply };
         let Some(editor) = &mut self.editor else { return };
         if editor.joined.contains(&document_id) {
@@ -283,8 +304,21 @@ impl Client {
         if edit.session.is_some() {
             return;
         }
-        for (document_id, edit) in editor.early.keep(document_id, edit, Instant::now()) {
+        let refused = editor.early.keep(document_id, edit, Instant::now());
+        editor.early_charge.set(editor.early.bytes());
+        for (document_id, edit) in refused {
             outbox.push_text(&refuse_early(&document_id, edit));
+        }
+    }
+
+    /// Waits until the pod has memory for an edit: edits are never refused for that, only read later.
+    async fn has_room(&self, outbox: &Outbox) {
+        if outbox.budget().is_over() {
+            self.pod.metrics.overload("edits");
+            // What is not read is not heard either: the heartbeat must know.
+            outbox.pause_reading(&MEMORY, true);
+            Box::pin(outbox.budget().room()).await;
+            outbox.pause_reading(&MEMORY, false);
         }
     }
 

@@ -17,6 +17,9 @@ const WAIT: Duration = Duration::from_secs(10);
 /// Documents whose later edits make no sense any more; beyond that no edit is kept at all.
 const SPOILED_MAX: usize = 64;
 
+/// What an edit takes besides its operations.
+const EDIT_OVERHEAD_BYTES: usize = 256;
+
 /// An edit of a document.
 pub(super) type Kept = (Arc<str>, Edit);
 
@@ -74,6 +77,11 @@ impl Early {
     /// When [`Early::expired`] has something.
     pub(super) fn deadline(&self) -> Option<Instant> {
         self.edits.first().map(|(until, _)| *until)
+    }
+
+    /// What is kept, in bytes.
+    pub(super) fn bytes(&self) -> usize {
+        self.bytes + self.edits.len() * EDIT_OVERHEAD_BYTES
     }
 
     fn remove(&mut self, document_id: &str) -> Vec<Edit> {

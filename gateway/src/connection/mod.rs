@@ -6,6 +6,7 @@
 
 mod client;
 mod early;
+mod inbox;
 mod pace;
 mod socket;
 mod socketio;
@@ -30,7 +31,7 @@ use websocket::{Decoder, Message, Violation};
 
 use crate::{
     auth::Authenticator,
-    connection::{client::Client, socket::Written},
+    connection::{client::Client, inbox::Inbox, socket::Written},
     documents::Documents,
     live::Live,
     metrics::Metrics,
@@ -244,6 +245,7 @@ async fn read(
     let mut last_reads = LAST_READS;
     let mut fed = decoder.feed(&first, &mut messages);
     drop(first);
+    let mut inbox = Inbox::new(service.outbox());
     // Until when nothing more is read, because too much came too fast.
     let mut slowed: Option<Instant> = None;
     loop {
@@ -286,6 +288,9 @@ async fn read(
             return std::future::pending().await;
         }
         let outbox = service.outbox();
+        if let Err(ending) = inbox.keeps(decoder.buffered_bytes(), outbox) {
+            return Over::Close(ending);
+        }
         // The wake-up is the writer's, which is in the same task.
         let settling = poll_fn(|_| if outbox.is_settling() { Poll::Ready(()) } else { Poll::Pending });
         let readable = async {
@@ -297,7 +302,7 @@ async fn read(
             outbox.resumed().await;
             stream.readable().await
         };
-        let deadline = service.deadline();
+        let deadline = [service.deadline(), inbox.deadline()].into_iter().flatten().min();
         tokio::select! {
             readable = readable => {
                 slowed = None;
@@ -320,7 +325,8 @@ async fn read(
             }
             () = settling => {}
             () = until(deadline) => {
-                if let Some(ending) = service.deadline_passed() {
+                let passed = inbox.passed(service.outbox());
+                if let Some(ending) = passed.err().or_else(|| service.deadline_passed()) {
                     return Over::Close(ending);
                 }
             }
@@ -350,7 +356,8 @@ async fn handle(service: &mut impl Service, message: Message) -> Option<Over> {
         },
         Message::Binary(bytes) => service.binary(bytes).await,
         Message::Ping(payload) => {
-            service.outbox().push(websocket::pong_frame(&payload));
+            let pong = service.outbox().budget().frame(websocket::pong_frame(&payload));
+            service.outbox().push(pong);
             Ok(())
         }
         Message::Pong => Ok(()),

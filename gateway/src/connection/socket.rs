@@ -61,6 +61,8 @@ pub(super) async fn write(
     let mut batch: Vec<Bytes> = Vec::new();
     let mut next_ping = Instant::now() + ping_interval;
     let mut dead_at: Option<Instant> = None;
+    // Since when the socket takes nothing of what waits.
+    let mut stuck_since: Option<Instant> = None;
     loop {
         if batch.is_empty()
             && let Some(ending) = outbox.take(&mut batch)
@@ -69,12 +71,17 @@ pub(super) async fn write(
         }
         if !batch.is_empty() {
             match write_some(stream, &mut batch) {
-                Ok(true) => continue,
-                Ok(false) => {}
+                Ok(true) => {
+                    stuck_since = None;
+                    continue;
+                }
+                Ok(false) => stuck_since = stuck_since.or_else(|| Some(Instant::now())),
                 Err(_) => return Written::Lost,
             }
         }
-        let deadline = dead_at.map_or(next_ping, |dead_at| dead_at.min(next_ping));
+        // Whoever answers heartbeats and reads nothing is no better than the dead; without this only TCP would find out.
+        let stuck_at = stuck_since.map(|since| since + ping_interval + ping_timeout);
+        let deadline = [Some(next_ping), dead_at, stuck_at].into_iter().flatten().min().unwrap_or(next_ping);
         tokio::select! {
             ready = stream.writable(), if !batch.is_empty() || stream.has_unsent() => {
                 if ready.and_then(|()| stream.try_flush()).is_err() {
@@ -88,6 +95,11 @@ pub(super) async fn write(
             }
             () = sleep_until(deadline) => {
                 let now = Instant::now();
+                if stuck_at.is_some_and(|stuck_at| stuck_at <= now) {
+                    tracing::debug!("a client does not read");
+                    outbox.metrics().slow_consumers.inc();
+                    return Written::Lost;
+                }
                 // While nothing is read, nothing can be heard.
                 if heard.swap(false, Ordering::Relaxed) || outbox.is_paused() || outbox.is_settling() {
                     dead_at = None;

@@ -20,7 +20,7 @@ impl Task {
         self.mail.close();
         while let Some(mail) = self.mail.recv().await {
             let input = match mail {
-                Mail::Input(input) => input,
+                Mail::Input(input, _) => input,
                 Mail::AccessChanged { .. } | Mail::Settle { .. } => continue,
                 Mail::Join { outbox, join } => {
                     self.outboxes.insert(join.connection, outbox);

@@ -47,23 +47,18 @@ async fn rates_change_while_connections_live() {
 #[tokio::test]
 async fn edits_are_never_refused_for_their_rate_only_read_more_slowly() {
     // So slow that the time of reading is longer than the heartbeat's patience: being slowed is not being dead.
-    let flags = ["--message-rate", "100", "--ping-interval", "300ms", "--ping-timeout", "300ms"];
+    let flags = ["--message-rate", "25", "--ping-interval", "1s", "--ping-timeout", "1s"];
     let gateway = Gateway::start(Trust::Everything, &flags).await;
     let (mut ann, _) = Client::joined(&gateway, "ann", "a1", "d").await;
     let start = Instant::now();
-    for batch in 0..3 {
-        let (version, seqs) = (batch * 250, batch * 250 + 1..=batch * 250 + 250);
-        for seq in seqs.clone() {
-            let edit = json!({"documentId": "d", "version": version, "seq": seq, "ops": [{"insert": "x"}]});
-            ann.send(&format!("42{}{}", 1000 + seq, json!(["edit", edit]))).await;
-        }
-        for seq in seqs {
-            assert_eq!(ann.answer(1000 + seq).await, json!({"version": seq}));
-        }
+    for seq in 1..=250 {
+        let edit = json!({"documentId": "d", "version": 0, "seq": seq, "ops": [{"insert": "x"}]});
+        ann.send(&format!("42{}{}", 1000 + seq, json!(["edit", edit]))).await;
     }
-    // The last batch is paid by now: the next message is read when its turn comes, and others are read as ever.
-    let (mut bob, _) = Client::joined(&gateway, "bob", "b1", "d").await;
-    assert_eq!(bob.ask("cursor-position", json!({"documentId": "d", "position": null})).await, json!({}));
+    for seq in 1..=250 {
+        assert_eq!(ann.answer(1000 + seq).await, json!({"version": seq}));
+    }
+    // The next message is read when its turn comes.
     assert_eq!(ann.ask("leave-document", json!("d")).await, json!({}));
     assert!(start.elapsed() >= Duration::from_secs(1), "five seconds' worth at once, the rest later");
     assert!(gateway.server.pod().metrics.reads_slowed.get() > 0);

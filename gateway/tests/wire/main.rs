@@ -10,6 +10,7 @@ mod editing;
 mod harness;
 mod hostile;
 mod limits;
+mod memory;
 mod public_keys;
 mod refusals;
 #[path = "../signers/mod.rs"]

@@ -75,6 +75,11 @@ impl Decoder {
         !self.partial.is_empty() || self.fragments.is_some()
     }
 
+    /// What it holds of messages that are half here, in bytes of memory.
+    pub fn buffered_bytes(&self) -> usize {
+        self.partial.capacity() + self.fragments.as_ref().map_or(0, |(_, bytes)| bytes.capacity())
+    }
+
     /// The number of bytes that made whole frames.
     fn take_frames(&mut self, bytes: &[u8], messages: &mut Vec<Message>) -> Result<usize, Violation> {
         let mut used = 0;

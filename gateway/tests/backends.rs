@@ -79,6 +79,7 @@ macro_rules! scenarios {
 scenarios! {
     a_batch_is_appended_with_a_chain_of_hashes
     a_repeated_entry_gets_the_version_it_has
+    a_number_used_again_for_other_bytes_changes_nothing
     a_missing_number_is_told_with_the_last_one
     a_client_belongs_to_the_user_who_used_it_first
     an_entry_below_the_window_is_refused_as_behind
@@ -122,6 +123,14 @@ async fn a_repeated_entry_gets_the_version_it_has(world: World) {
     let again = world.other.commit("d", &root, 0, &[entry("b", 1, 0, b"two, said otherwise")]).await.unwrap();
     assert_eq!(again.verdicts, [Verdict::Dup(2)]);
     assert_eq!(again.tail.entries.len(), 2, "the answer brings what the pod did not know");
+}
+
+async fn a_number_used_again_for_other_bytes_changes_nothing(world: World) {
+    let root = world.create("d").await;
+    world.store.commit("d", &root, 0, &[entry("a", 1, 0, b"one")]).await.unwrap();
+    let again = world.store.commit("d", &root, 0, &[entry("a", 1, 0, b"two")]).await.unwrap();
+    assert_eq!(again.verdicts, [Verdict::Dup(1)]);
+    assert_eq!(again.tail.entries, [chained(&root, b"one")]);
 }
 
 async fn a_missing_number_is_told_with_the_last_one(world: World) {

@@ -9,13 +9,13 @@ use std::{sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use collab_gateway::{
-    bus::{Bus, Heard, RedisBus, document_channel},
+    bus::{Bus, Heard, RedisBus, Subscription, document_channel},
     store::RedisSettings,
 };
 use editor::{Editor, Gateway};
 use futures_util::future::join_all;
 use redis::aio::MultiplexedConnection;
-use servers::{Engine, Server, eventually};
+use servers::{Engine, PATIENCE, Server, eventually};
 use tokio_util::sync::CancellationToken;
 
 /// One on each node; checked when the cluster is built.
@@ -34,6 +34,7 @@ on_both! {
     documents_on_three_nodes_are_edited_through_two_gateways
     a_slot_moves_while_its_document_is_edited
     a_node_dies_and_comes_back
+    a_cluster_that_is_down_with_one_node_comes_back
     the_other_nodes_are_heard_while_one_is_away
 }
 
@@ -73,6 +74,29 @@ async fn a_node_dies_and_comes_back(engine: Engine) -> Option<()> {
     Some(())
 }
 
+/// Every node answers CLUSTERDOWN until all slots have one.
+async fn a_cluster_that_is_down_with_one_node_comes_back(engine: Engine) -> Option<()> {
+    let mut cluster = Cluster::start(engine).await?;
+    for node in &cluster.nodes {
+        run(&mut node.client().await, &["CONFIG", "SET", "cluster-require-full-coverage", "yes"]).await;
+    }
+    edit_while(&mut cluster, async |cluster| {
+        cluster.progress(20).await;
+        cluster.nodes[0].kill();
+        for node in &cluster.nodes[1..] {
+            let mut client = node.client().await;
+            eventually("it is down", async || {
+                ask(&mut client, &["CLUSTER", "INFO"]).await.contains("cluster_state:fail")
+            })
+            .await;
+        }
+        cluster.nodes[0].start_again().await;
+        cluster.progress(20).await;
+    })
+    .await;
+    Some(())
+}
+
 async fn the_other_nodes_are_heard_while_one_is_away(engine: Engine) -> Option<()> {
     let mut cluster = Cluster::start(engine).await?;
     let addresses = cluster.nodes.iter().map(Server::address).collect();
@@ -85,28 +109,31 @@ async fn the_other_nodes_are_heard_while_one_is_away(engine: Engine) -> Option<(
     for (subscription, channel) in others.iter_mut().zip(&channels[1..]) {
         let subscription = subscription.as_mut().unwrap();
         assert_eq!(subscription.next().await, Some(Heard::Missed), "the connections were lost");
-        bus.publish(channel, Bytes::from_static(b"word"));
-        assert_eq!(subscription.next().await, Some(Heard::Message(Bytes::from_static(b"word"))));
+        until_heard(&bus, channel, subscription).await;
     }
     assert!(bus.subscribe(&channels[0]).await.is_err(), "nobody can hear that now");
-    bus.subscribe(&channels[1]).await.unwrap();
+    eventually("the others can be heard anew", async || bus.subscribe(&channels[1]).await.is_ok()).await;
     cluster.nodes[dead].start_again().await;
     let subscription = of_dead.as_mut().unwrap();
-    assert_eq!(subscription.next().await, Some(Heard::Missed));
-    let word = Bytes::from_static(b"back");
+    assert_eq!(tokio::time::timeout(PATIENCE, subscription.next()).await.unwrap(), Some(Heard::Missed));
+    until_heard(&bus, &channels[0], subscription).await;
+    Some(())
+}
+
+/// Speaks until it is heard: the speaker has to find the servers anew too.
+async fn until_heard(bus: &Bus, channel: &str, subscription: &mut Subscription) {
+    let word = Bytes::from_static(b"word");
     let heard = async { while subscription.next().await != Some(Heard::Message(word.clone())) {} };
     let speaking = async {
         loop {
-            // Until the speaker has found the node too.
-            bus.publish(&channels[0], word.clone());
+            bus.publish(channel, word.clone());
             tokio::time::sleep(Duration::from_millis(50)).await;
         }
     };
-    tokio::select! {
-        () = heard => {}
-        () = speaking => {}
-    }
-    Some(())
+    let outcome = async {
+        tokio::select! { () = heard => {}, () = speaking => {} }
+    };
+    tokio::time::timeout(PATIENCE, outcome).await.expect("it is heard");
 }
 
 /// Two editors on each document, at two gateways, type without a pause while this happens; in the end everybody has the

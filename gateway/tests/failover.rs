@@ -32,6 +32,9 @@ macro_rules! on_both {
 on_both! {
     what_was_made_durable_survives_the_primary
     a_wait_without_a_write_promises_nothing
+    a_lost_connection_leaves_open_whether_it_is_durable
+    disks_that_write_every_second_make_it_durable
+    a_follower_without_a_disk_makes_nothing_synced
     a_commit_of_another_era_is_not_called_durable
     the_primary_with_the_highest_epoch_is_used
     commits_and_subscriptions_work_in_cluster_mode
@@ -75,6 +78,68 @@ async fn a_wait_without_a_write_promises_nothing(engine: Engine) {
     let with: i64 = redis::cmd("WAIT").arg(1).arg(200).query_async(&mut other).await.unwrap();
     signal(&follower, "-CONT").await;
     assert_eq!((without, with), (1, 0), "without a write of its own a connection waits for nothing");
+}
+
+/// A WAIT that was cut off proves nothing, and neither does the empty one of a new connection: it is asked again.
+async fn a_lost_connection_leaves_open_whether_it_is_durable(engine: Engine) {
+    let levels: &[Durability] = match engine {
+        Engine::Redis => &[Durability::Replicated],
+        Engine::Valkey => &[Durability::Replicated, Durability::Synced],
+    };
+    for level in levels {
+        let (primary, follower) = pair(engine).await;
+        let store = store(&[&primary, &follower], *level);
+        let head = store.create("d", creation()).await.unwrap().head;
+        signal(&follower, "-STOP").await;
+        let (_, era) = commit(&store, &head).await;
+        let asked = tokio::spawn(async move { store.make_durable(era).await });
+        let mut client = primary.client().await;
+        for _ in 0..3 {
+            eventually("it waits for the follower", async || blocked(&mut client).await > 0).await;
+            run(&mut client, &["CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes"]).await;
+        }
+        eventually("it waits again", async || blocked(&mut client).await > 0).await;
+        assert!(!asked.is_finished(), "nobody but the primary has it");
+        signal(&follower, "-CONT").await;
+        tokio::time::timeout(PATIENCE, asked).await.unwrap().unwrap().unwrap();
+    }
+}
+
+async fn disks_that_write_every_second_make_it_durable(engine: Engine) {
+    if engine == Engine::Redis {
+        // WAITAOF came with 7.2.
+        return;
+    }
+    let (primary, follower) = pair_with(engine, &["--appendfsync", "everysec"]).await;
+    let store = store(&[&primary, &follower], Durability::Synced);
+    let mut head = store.create("d", creation()).await.unwrap().head;
+    for _ in 0..3 {
+        let (next, era) = commit(&store, &head).await;
+        let start = Instant::now();
+        tokio::time::timeout(PATIENCE, store.make_durable(era)).await.unwrap().unwrap();
+        eprintln!("on both disks after {:?}", start.elapsed());
+        head = next;
+    }
+    let version: String =
+        redis::cmd("HGET").arg("{doc:d}:meta").arg("v").query_async(&mut follower.client().await).await.unwrap();
+    assert_eq!(version, "3");
+}
+
+async fn a_follower_without_a_disk_makes_nothing_synced(engine: Engine) {
+    let primary = Server::start(engine, &["--repl-diskless-sync-delay", "0"]).await.unwrap();
+    let follower = Server::start(engine, &["--appendonly", "no"]).await.unwrap();
+    follow(&follower, &primary).await;
+    let store = store(&[&primary, &follower], Durability::Synced);
+    let head = store.create("d", creation()).await.unwrap().head;
+    let (_, era) = commit(&store, &head).await;
+    // On Redis 7.0 for want of WAITAOF: nothing is acknowledged there either.
+    let waiting = tokio::time::timeout(Duration::from_millis(1_500), store.make_durable(era)).await;
+    assert!(waiting.is_err(), "{waiting:?}");
+}
+
+async fn blocked(client: &mut MultiplexedConnection) -> u32 {
+    let info: String = redis::cmd("INFO").arg("clients").query_async(client).await.unwrap();
+    info.lines().find_map(|line| line.strip_prefix("blocked_clients:")).unwrap().trim().parse().unwrap()
 }
 
 async fn a_commit_of_another_era_is_not_called_durable(engine: Engine) {
@@ -201,8 +266,13 @@ async fn tls_is_spoken_with_the_right_certificate_only() {
 
 /// A primary, and a follower that has all of it.
 async fn pair(engine: Engine) -> (Server, Server) {
-    let primary = Server::start(engine, &["--repl-diskless-sync-delay", "0"]).await.unwrap();
-    let follower = Server::start(engine, &["--repl-diskless-sync-delay", "0"]).await.unwrap();
+    pair_with(engine, &[]).await
+}
+
+async fn pair_with(engine: Engine, arguments: &[&str]) -> (Server, Server) {
+    let arguments = [&["--repl-diskless-sync-delay", "0"], arguments].concat();
+    let primary = Server::start(engine, &arguments).await.unwrap();
+    let follower = Server::start(engine, &arguments).await.unwrap();
     follow(&follower, &primary).await;
     (primary, follower)
 }

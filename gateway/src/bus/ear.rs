@@ -267,7 +267,7 @@ impl Ear {
             if let Some(channel) = self.channels.get_mut(name) {
                 channel.has_gap = true;
                 for done in channel.waiting.drain(..) {
-                    let _ = done.send(Err(StoreError::Unavailable("the server of this channel is away".into())));
+                    let _ = done.send(Err(server_away()));
                 }
             }
         }
@@ -283,7 +283,8 @@ impl Ear {
                     let is_new = channel.listeners.is_empty();
                     channel.listeners.push(listener);
                     if !is_new && channel.asked == 0 {
-                        let _ = done.send(Ok(()));
+                        // Not asked for though something was missed: its server is away.
+                        let _ = done.send(if channel.has_gap { Err(server_away()) } else { Ok(()) });
                         continue;
                     }
                     channel.waiting.push(done);
@@ -469,6 +470,10 @@ fn probe_channel(view: &View, index: u16) -> String {
 /// In Cluster mode a document's channel stays with its slot.
 fn is_sharded(view: &View, name: &str) -> bool {
     view.is_cluster() && name.starts_with('{')
+}
+
+fn server_away() -> StoreError {
+    StoreError::Unavailable("the server of this channel is away".into())
 }
 
 fn lost(error: &std::io::Error) -> StoreError {

@@ -74,7 +74,8 @@ async fn tell(link: &Link, batch: impl Iterator<Item = (String, Bytes)>) -> Resu
             let link = link.clone();
             async move { publish(&link, &channel, &message).await }
         });
-        return futures_util::future::try_join_all(told).await.map(|_| ());
+        // All of them: one server that is away keeps nothing from the others.
+        return futures_util::future::join_all(told).await.into_iter().try_for_each(|heard| heard.map(|_| ()));
     }
     let mut pipeline = redis::Pipeline::new();
     for (channel, message) in batch {

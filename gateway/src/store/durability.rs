@@ -18,8 +18,11 @@ use super::{Durability, Era, Link, Servers, StoreError, View};
 
 /// How long one WAIT blocks its connection; too few followers only mean that the next one follows.
 const WAIT: Duration = Duration::from_secs(1);
-/// A server that does not answer a WAIT within this time is gone or hung.
-const RESPONSE_TIMEOUT: Duration = Duration::from_secs(3);
+/// The same for disks. With `appendfsync everysec` each disk has a write after one second, two when it is busy; the next
+/// round begins with another write, so that shorter ones might never come to an end.
+const WAIT_FOR_DISKS: Duration = Duration::from_secs(6);
+/// A server that does not answer this long after the end of a WAIT is gone or hung.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(2);
 /// Followers that must have it.
 const FOLLOWERS: u64 = 1;
 /// After a round that failed.
@@ -67,7 +70,7 @@ impl GroupCommit {
         let questions = loops.entry(node).or_insert_with(|| {
             let (questions, asked) = mpsc::channel(QUESTIONS_MAX);
             let rounds = Rounds {
-                link: Link::with_timeout(self.servers.clone(), RESPONSE_TIMEOUT),
+                link: Link::with_timeout(self.servers.clone(), wait(self.level) + ANSWER_TIMEOUT),
                 level: self.level,
                 node,
                 key: format!("{:016x}", rand::random::<u64>()),
@@ -150,7 +153,7 @@ impl Rounds {
             pipeline.cmd("HGET").arg("collab:fence").arg("epoch");
         }
         pipeline.cmd("SET").arg(key).arg(self.count).arg("EX").arg(KEY_LIFE_S).ignore();
-        let wait_ms = u64::try_from(WAIT.as_millis()).unwrap_or(1000);
+        let wait_ms = u64::try_from(wait(self.level).as_millis()).unwrap_or(1000);
         match self.level {
             Durability::Async | Durability::Replicated => pipeline.cmd("WAIT").arg(FOLLOWERS).arg(wait_ms),
             Durability::Synced => pipeline.cmd("WAITAOF").arg(1).arg(FOLLOWERS).arg(wait_ms),
@@ -208,6 +211,13 @@ impl Rounds {
             tracing::warn!(%error, "acknowledgements wait");
         }
         self.complaint = Some(text);
+    }
+}
+
+fn wait(level: Durability) -> Duration {
+    match level {
+        Durability::Async | Durability::Replicated => WAIT,
+        Durability::Synced => WAIT_FOR_DISKS,
     }
 }
 

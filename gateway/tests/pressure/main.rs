@@ -32,6 +32,7 @@ on_both! {
     a_server_that_became_a_follower_of_nobody
     a_server_that_loads_its_data_for_a_while
     a_script_that_does_not_end
+    a_server_that_forgets_its_scripts
     a_server_out_of_memory
     a_server_that_cannot_save
     a_primary_without_followers
@@ -116,6 +117,13 @@ async fn a_script_that_does_not_end(engine: Engine) -> Option<()> {
             .await;
     };
     withstand(trouble, None, Effect::Held, hurt, heal).await;
+    Some(())
+}
+
+async fn a_server_that_forgets_its_scripts(engine: Engine) -> Option<()> {
+    let trouble = Trouble::with(engine, &[]).await?;
+    let flush = async |t: &mut Trouble| t.run(&["SCRIPT", "FLUSH"]).await;
+    withstand(trouble, None, Effect::Slow, flush, flush).await;
     Some(())
 }
 

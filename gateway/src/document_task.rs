@@ -368,6 +368,10 @@ impl Task {
             }
             // Acknowledgements do not wait here yet: `durable_acks` is off.
             Command::MakeDurable { ticket } => self.start(async move { Done::Durable { ticket } }),
+            Command::Diverged { version } => {
+                self.inner.parts.metrics.divergence.inc();
+                tracing::error!(document = %self.id, version, "copies of the document differ");
+            }
             Command::Reopen => return Err(End::Reopen),
         }
         Ok(())

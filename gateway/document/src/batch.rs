@@ -193,6 +193,9 @@ impl Document {
             Verdict::Ok(version) | Verdict::Dup(version) => {
                 self.heard = self.heard.max(version);
                 self.wrote_since_save = true;
+                if matches!(verdict, Verdict::Ok(_)) {
+                    self.tell_digest(version);
+                }
                 if let Some(id) = origin.connection {
                     let (identity, reply) = (&origin.identity, origin.reply);
                     // The store knows the version of a client's last edit; the log, of those that it still has.

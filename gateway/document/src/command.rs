@@ -37,6 +37,8 @@ pub enum Command {
     /// Make what was committed so far as durable as the cluster promises; then comes [`crate::Input::Durable`] with this
     /// ticket or a later one. Tickets count up. Only with [`crate::Settings::durable_acks`].
     MakeDurable { ticket: u64 },
+    /// This copy and another pod's have one history and two contents: count it. `Reopen` follows.
+    Diverged { version: Version },
     /// The pod's copy cannot go on (far behind, or forked): drop it and open the document anew. All connections have been sent `rejoin`.
     Reopen,
 }

@@ -14,6 +14,7 @@ use crate::{
     Version,
     connection::{Connection, Stage},
     cursors::Cursors,
+    divergence::Digests,
     durability::Durability,
     healing::Healing,
     presence::Presence,
@@ -72,6 +73,7 @@ pub struct Document {
     /// A join waits for the newline that Quill wants at the end.
     pub(crate) newline_wanted: bool,
     pub(crate) durability: Durability,
+    pub(crate) digests: Digests,
     pub(crate) presence: Presence,
     pub(crate) cursors: Cursors,
     /// When this pod tells its cursors to those who asked.
@@ -163,6 +165,7 @@ impl Document {
             newline_seq: 0,
             newline_wanted: false,
             durability: Durability::default(),
+            digests: Digests::default(),
             presence,
             answer_cursors_at_ms: None,
             ask_for_cursors: true,

@@ -190,6 +190,11 @@ pub enum Peer {
     Ask,
     /// The answer: all the cursors that came through the sender.
     Cursors(Vec<PeerCursor>),
+    /// Of the sender's text at this point, which it has just committed, or where it found another one to differ.
+    Digest {
+        at: Point,
+        digest: crate::Digest,
+    },
 }
 
 /// A cursor in [`Peer::Cursors`].

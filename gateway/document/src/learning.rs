@@ -51,7 +51,10 @@ impl Document {
                 }
             } else if version == head + 1 {
                 match self.history.learn(&logged) {
-                    Ok(canonical) => self.deliver(&canonical),
+                    Ok(canonical) => {
+                        self.deliver(&canonical);
+                        self.compare_digest(&canonical);
+                    }
                     Err(_) => return self.reopen(),
                 }
             }

@@ -13,6 +13,7 @@ mod connection;
 mod crowd;
 mod cursors;
 mod digest;
+mod divergence;
 mod document;
 mod durability;
 mod edits;
@@ -33,7 +34,7 @@ mod window;
 
 pub use color::color;
 pub use command::*;
-pub use digest::{DIGEST_EVERY, Digest};
+pub use digest::{DIGEST_EVERY, Digest, NoDigest};
 pub use document::Document;
 pub use healing::Reopened;
 pub use input::*;

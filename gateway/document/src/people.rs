@@ -148,6 +148,7 @@ impl Document {
             Peer::Cursor { user_id, client_id, version, position: Some(position) } => {
                 self.hear_cursor(pod, PeerCursor { user_id, client_id, version, position }, now_ms);
             }
+            Peer::Digest { at, digest } => self.on_digest(at, digest),
             Peer::Cursors(cursors) => {
                 self.cursors.keep_told(pod, &cursors);
                 for cursor in cursors {

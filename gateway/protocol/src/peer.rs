@@ -6,7 +6,7 @@
 
 use std::{borrow::Cow, sync::Arc};
 
-use document::{Member, Peer, PeerCursor, User};
+use document::{Member, NoDigest, Peer, PeerCursor, Point, User};
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
@@ -30,6 +30,7 @@ pub fn encode_peer(peer: &Peer) -> String {
         }
         Peer::Typing { user_id, is_typing } => json(&("typing", &**user_id, is_typing)),
         Peer::Ask => json(&("ask",)),
+        Peer::Digest { at, digest } => json(&("digest", at.version, &*at.hash, digest.to_string())),
         Peer::Cursors(cursors) => {
             let told = |cursor: &PeerCursor| {
                 (
@@ -64,6 +65,12 @@ pub fn decode_peer(text: &str) -> Result<Peer, Unreadable> {
             Ok(Peer::Members(rows.iter().map(|(user_id, row)| member(&pod, user_id, row)).collect()))
         }
         ("ask", _) => Ok(Peer::Ask),
+        ("digest", text) => {
+            let (_, version, hash, digest): (Skip, u64, Cow<'_, str>, Cow<'_, str>) =
+                serde_json::from_str(text).map_err(damaged)?;
+            let digest = digest.parse().map_err(|error: NoDigest| Unreadable::Damaged(error.to_string()))?;
+            Ok(Peer::Digest { at: Point { version, hash: arc(&hash) }, digest })
+        }
         ("cursors", text) => {
             let (_, told): (Skip, Vec<NamedCursor<'_>>) = serde_json::from_str(text).map_err(damaged)?;
             let mut cursors = Vec::new();
@@ -251,7 +258,7 @@ fn arc(text: &str) -> Arc<str> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use document::Position;
+    use document::{Digest, Position};
 
     fn somebody() -> Member {
         let user = User { id: "a/b \"c\"".into(), name: "Zoë".into(), avatar: Some("https://x/y.png".into()) };
@@ -280,6 +287,10 @@ mod tests {
             (cursor(Some(Position::Other(r#"{"cell":[1,2]}"#.into()))), r#"["cursor","u","c",4,{"cell":[1,2]}]"#),
             (cursor(None), r#"["cursor","u","c",4,null]"#),
             (Peer::Ask, r#"["ask"]"#),
+            (
+                Peer::Digest { at: Point { version: 256, hash: "0123456789a".into() }, digest: Digest::of("abc") },
+                r#"["digest",256,"0123456789a","1a47e90b016d9863"]"#,
+            ),
             (
                 Peer::Cursors(vec![PeerCursor {
                     user_id: "u".into(),

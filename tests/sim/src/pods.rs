@@ -308,6 +308,7 @@ impl World {
                 }
                 // Acknowledgements do not wait here yet: `durable_acks` is off.
                 Command::MakeDurable { ticket } => self.pods[pod].jobs.push_back(Job::Wait { ticket }),
+                Command::Diverged { version } => return Err(Broken(format!("copies differ at {version}"))),
                 Command::Reopen => return self.reopen(pod),
             }
         }

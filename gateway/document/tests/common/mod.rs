@@ -41,7 +41,7 @@ impl Desk {
     }
 
     pub(crate) fn with(settings: Settings, content: Delta) -> Self {
-        let snapshot = Snapshot { at: Point { version: 0, hash: "h0".into() }, content, window: Vec::new() };
+        let snapshot = Snapshot { content, ..start("") };
         Self {
             document: Document::open(settings, "pod1".into(), snapshot, Vec::new(), 0).expect("it opens"),
             log: Vec::new(),
@@ -195,6 +195,12 @@ impl Desk {
     pub(crate) fn text(&self) -> String {
         self.document.content().plain_text()
     }
+}
+
+/// A document of this text that nobody has edited.
+pub(crate) fn start(text: &str) -> Snapshot {
+    let content = Delta::new().insert(text, None);
+    Snapshot { at: Point { version: 0, hash: "h0".into() }, content, window: Vec::new() }
 }
 
 pub(crate) fn user(id: u64) -> User {

@@ -368,10 +368,7 @@ impl Task {
             }
             // Acknowledgements do not wait here yet: `durable_acks` is off.
             Command::MakeDurable { ticket } => self.start(async move { Done::Durable { ticket } }),
-            Command::Diverged { version } => {
-                self.inner.parts.metrics.divergence.inc();
-                tracing::error!(document = %self.id, version, "copies of the document differ");
-            }
+            Command::Diverged { version } => self.diverged(version),
             Command::Reopen => return Err(End::Reopen),
         }
         Ok(())
@@ -470,7 +467,10 @@ impl Task {
                 self.feed(document, Input::PresenceUnread)
             }
             Done::Renewed => Ok(()),
-            Done::AskAgain => self.asked_again(document),
+            Done::AskAgain => {
+                self.ask_the_log(document);
+                Ok(())
+            }
             Done::Durable { ticket } => self.feed(document, Input::Durable { ticket }),
             Done::RowsWritten(rows) => {
                 let is_ok = rows.is_some();
@@ -570,12 +570,6 @@ impl Task {
             }
             Some(Notice::Version(_) | Notice::Peer { .. }) | None => Ok(()),
         }
-    }
-
-    /// What came after the head, if the head is still a point of the log.
-    fn ask_the_log(&self, document: &Document) {
-        let (parts, id, after) = (self.inner.parts.clone(), Arc::clone(&self.id), document.head().clone());
-        self.start(async move { Done::Fetched(io::fetch(&parts, &id, &after).await) });
     }
 
     /// Before the document is opened anew: calls of the old copy are of no interest.

@@ -280,7 +280,7 @@ impl Document {
 
     /// What a connection has sent that nobody will send again, with the place it came in.
     fn unfinished(&self, connection: &Connection) -> Vec<(u64, Lost)> {
-        let is_gone = !self.connections.get(&connection.id).is_some_and(|here| here.session == connection.session);
+        let is_gone = self.connections.get(&connection.id).is_none_or(|here| here.session != connection.session);
         let in_flight = |identity: &Identity| {
             let origins = self.flight.iter().flat_map(|flight| &flight.origins);
             origins.into_iter().find(|origin| origin.identity == *identity).and_then(|origin| origin.reply)

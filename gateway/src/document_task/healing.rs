@@ -8,9 +8,9 @@ use std::{
     time::{Duration, Instant},
 };
 
-use document::{Document, Input, Reopened};
+use document::{Document, Input, Reopened, Version};
 
-use super::{Done, Flow, Task, now_ms};
+use super::{Done, Task, now_ms};
 use crate::{
     bus::Subscription,
     document_io::{self as io, Trouble},
@@ -99,9 +99,15 @@ impl Task {
         }
     }
 
-    /// Asks once more after a failover.
-    pub(super) fn asked_again(&self, document: &Document) -> Flow {
-        self.ask_the_log(document);
-        Ok(())
+    /// What came after the head, if the head is still a point of the log.
+    pub(super) fn ask_the_log(&self, document: &Document) {
+        let (parts, id, after) = (self.inner.parts.clone(), Arc::clone(&self.id), document.head().clone());
+        self.start(async move { Done::Fetched(io::fetch(&parts, &id, &after).await) });
+    }
+
+    /// Copies of the document with one history and two contents.
+    pub(super) fn diverged(&self, version: Version) {
+        self.inner.parts.metrics.divergence.inc();
+        tracing::error!(document = %self.id, version, "copies of the document differ");
     }
 }

@@ -176,19 +176,20 @@ pub(crate) async fn save(parts: &Parts, document_id: &str, snapshot: Arc<Snapsho
 pub(crate) async fn people(parts: &Parts, document_id: &str) -> Result<(Vec<Member>, BTreeSet<Arc<str>>), Trouble> {
     let rows = parts.store.presence(document_id).await?;
     // A row that cannot be read is a newer version's, or nobody's: it expires with the hash.
-    let members: Vec<Member> = rows
-        .iter()
-        .filter_map(|(name, row)| protocol::decode_member(name, std::str::from_utf8(row).ok()?).ok())
-        .collect();
+    let (rows, members): (Vec<_>, Vec<Member>) = rows
+        .into_iter()
+        .filter_map(|(name, row)| {
+            let member = protocol::decode_member(&name, std::str::from_utf8(&row).ok()?).ok()?;
+            Some(((name, row), member))
+        })
+        .unzip();
     let pods: BTreeSet<_> = members.iter().map(|member| Arc::clone(&member.pod)).collect();
     let live = parts.lease.check(&pods).await?;
-    let dead: Vec<(String, Option<Bytes>)> = members
-        .iter()
-        .filter(|member| !live.contains(&member.pod))
-        .map(|member| (protocol::encode_member(member).0, None))
-        .collect();
+    // As they were read: a pod that was only stopped writes them anew, with another value, and those are not to go.
+    let is_dead = |(_, member): &(_, &Member)| !live.contains(&member.pod);
+    let dead: Vec<(String, Bytes)> = rows.into_iter().zip(&members).filter(is_dead).map(|(row, _)| row).collect();
     if !dead.is_empty() {
-        parts.store.write_presence(document_id, &dead).await?;
+        parts.store.forget_presence(document_id, &dead).await?;
     }
     Ok((members, live))
 }

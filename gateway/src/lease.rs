@@ -19,6 +19,9 @@ use crate::store::{Store, StoreError};
 pub const LEASE_LIFE_S: u64 = 15;
 /// Three attempts per life.
 const RENEW_EVERY: Duration = Duration::from_secs(5);
+/// How often the leases of pods of interest are looked at: a dead pod's people are gone after the lease's life and this,
+/// seconds before the twenty that are promised.
+const LOOK_EVERY: Duration = Duration::from_secs(2);
 /// After an attempt that failed.
 const RENEW_AGAIN: Duration = Duration::from_secs(1);
 /// When the store was away everybody's lease may have run out: for this long nobody is declared dead.
@@ -115,8 +118,12 @@ impl Lease {
         }
         let unknown: Vec<Arc<str>> = pods.difference(&living).cloned().collect();
         if !unknown.is_empty() {
-            let answers = self.shared.store.living(&unknown).await?;
-            living.extend(unknown.into_iter().zip(answers).filter(|(_, lives)| *lives).map(|(pod, _)| pod));
+            let asked: Vec<_> = unknown.iter().chain([self.pod()]).cloned().collect();
+            let answers = self.shared.store.living(&asked).await?;
+            // Where this pod's own lease is gone, the store forgot them all, and nobody is to be declared dead.
+            let is_forgetful = answers.last() != Some(&true);
+            let lives = unknown.into_iter().zip(answers).filter(|(_, lives)| is_forgetful || *lives);
+            living.extend(lives.map(|(pod, _)| pod));
         }
         Ok(living)
     }
@@ -148,11 +155,35 @@ impl Shared {
         if has_lapsed || was_away {
             *self.grace_until.lock().unwrap_or_else(PoisonError::into_inner) = Some(Instant::now() + GRACE);
         }
-        let mut pods: Vec<Arc<str>> = self.interest().keys().filter(|pod| **pod != self.pod).cloned().collect();
+        let mut pods = self.others();
         if !self.is_grace() {
             let mut answers = self.store.living(&pods).await?.into_iter();
             pods.retain(|_| answers.next() == Some(true));
         }
+        self.know(pods, has_lapsed);
+        Ok(())
+    }
+
+    /// Sees which pods of interest live, without renewing; whether this pod's own lease is there. Where it is not, the
+    /// others' may be gone for the same reason, and nothing is concluded.
+    async fn look(&self) -> Result<bool, StoreError> {
+        let others = self.others();
+        let asked: Vec<_> = std::iter::once(&self.pod).chain(&others).cloned().collect();
+        let answers = self.store.living(&asked).await?;
+        let [own, answers @ ..] = &answers[..] else { return Ok(false) };
+        if *own {
+            let is_grace = self.is_grace();
+            let pods = others.into_iter().zip(answers).filter(|(_, lives)| is_grace || **lives).map(|(pod, _)| pod);
+            self.know(pods.collect(), false);
+        }
+        Ok(*own)
+    }
+
+    fn others(&self) -> Vec<Arc<str>> {
+        self.interest().keys().filter(|pod| **pod != self.pod).cloned().collect()
+    }
+
+    fn know(&self, pods: Vec<Arc<str>>, has_lapsed: bool) {
         let living: BTreeSet<_> = pods.into_iter().chain([Arc::clone(&self.pod)]).collect();
         self.living.send_if_modified(|known| {
             let new = Living { pods: living, lapses: known.lapses + u64::from(has_lapsed) };
@@ -160,29 +191,42 @@ impl Shared {
             *known = new;
             is_new
         });
-        Ok(())
     }
 }
 
 async fn renew(shared: Arc<Shared>) {
     let (mut is_first, mut was_away) = (true, false);
-    let mut due = Instant::now();
+    let mut renewal = Instant::now();
+    let mut look;
     loop {
-        let round = shared.round(is_first, was_away).await;
-        was_away = round.is_err();
+        let is_renewal = renewal <= Instant::now();
+        let round =
+            if is_renewal { shared.round(is_first, was_away).await.map(|()| true) } else { shared.look().await };
+        let now = Instant::now();
         match round {
-            Ok(()) => is_first = false,
-            Err(error) => tracing::debug!(%error, "the lease could not be renewed"),
-        }
-        // A round that was asked for between two renewals does not move the next one.
-        if was_away {
-            due = Instant::now() + RENEW_AGAIN;
-        } else if due <= Instant::now() {
-            due = Instant::now() + RENEW_EVERY;
+            Ok(false) => {
+                // Gone before its time: renew now.
+                renewal = now;
+                look = now;
+            }
+            Ok(true) => {
+                is_first &= !is_renewal;
+                was_away &= !is_renewal;
+                look = now + LOOK_EVERY;
+                if is_renewal {
+                    renewal = now + RENEW_EVERY;
+                }
+            }
+            Err(error) => {
+                tracing::debug!(%error, "the lease could not be renewed, or the others' not be seen");
+                was_away = true;
+                renewal = now + RENEW_AGAIN;
+                look = renewal;
+            }
         }
         tokio::select! {
             () = shared.stop.cancelled() => return,
-            () = tokio::time::sleep_until(due.into()) => {}
+            () = tokio::time::sleep_until(renewal.min(look).into()) => {}
             () = shared.asked.notified() => {}
         }
     }

@@ -200,6 +200,17 @@ impl MemoryStore {
         Ok(rows.into_iter().flatten().map(|(name, row)| (name.clone(), row.clone())).collect())
     }
 
+    pub(super) fn forget_presence(&self, document: &str, rows: &[(String, Bytes)]) -> Result<(), StoreError> {
+        let mut inner = self.lock();
+        let Some(stored) = inner.documents.get_mut(document) else { return Ok(()) };
+        for (name, row) in rows {
+            if stored.presence.get(name) == Some(row) {
+                stored.presence.remove(name);
+            }
+        }
+        Ok(())
+    }
+
     pub(super) fn write_presence(&self, document: &str, rows: &[(String, Option<Bytes>)]) -> Result<(), StoreError> {
         let mut inner = self.lock();
         let Some(stored) = inner.documents.get_mut(document) else { return Ok(()) };

@@ -342,6 +342,11 @@ impl Store {
         either!(self, store => store.presence(document))
     }
 
+    /// Removes rows of a document's presence that are still what was read.
+    pub async fn forget_presence(&self, document: &str, rows: &[(String, Bytes)]) -> Result<(), StoreError> {
+        either!(self, store => store.forget_presence(document, rows))
+    }
+
     /// Writes (or removes) rows of a document's presence and renews its life.
     pub async fn write_presence(&self, document: &str, rows: &[(String, Option<Bytes>)]) -> Result<(), StoreError> {
         either!(self, store => store.write_presence(document, rows))

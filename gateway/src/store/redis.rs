@@ -18,6 +18,8 @@ use super::{
 
 /// Before each chunk of a snapshot: which save it belongs to.
 const TAG_BYTES: usize = 16;
+/// Presence rows that one call removes; a thousand take Redis about a millisecond.
+const FORGET_ROWS: usize = 1000;
 /// A snapshot may be replaced while its chunks are read; then it is read again.
 const OPEN_ATTEMPTS: usize = 5;
 
@@ -26,6 +28,7 @@ static COMMIT: LazyLock<Script> = LazyLock::new(|| Script::new(&[COMMON, include
 static OPEN: LazyLock<Script> = LazyLock::new(|| Script::new(&[COMMON, include_str!("open.lua")]));
 static READ: LazyLock<Script> = LazyLock::new(|| Script::new(&[COMMON, include_str!("read.lua")]));
 static POINTS: LazyLock<Script> = LazyLock::new(|| Script::new(&[COMMON, include_str!("points.lua")]));
+static FORGET: LazyLock<Script> = LazyLock::new(|| Script::new(&[include_str!("forget.lua")]));
 static SNAPSHOT: LazyLock<Script> = LazyLock::new(|| Script::new(&[COMMON, include_str!("snapshot.lua")]));
 
 /// Documents on a Redis server; clones share the connections.
@@ -292,6 +295,15 @@ impl RedisStore {
         }
         pipeline.cmd("EXPIRE").arg(&key).arg(PRESENCE_LIFE_S).ignore();
         self.rest.pipeline(&key, &pipeline).await
+    }
+
+    pub(super) async fn forget_presence(&self, document: &str, rows: &[(String, Bytes)]) -> Result<(), StoreError> {
+        let keys = [key(document, "presence")];
+        for rows in rows.chunks(FORGET_ROWS) {
+            let arguments: Vec<&[u8]> = rows.iter().flat_map(|(name, row)| [name.as_bytes(), &row[..]]).collect();
+            self.rest.script(&FORGET, &keys, false, &arguments).await?;
+        }
+        Ok(())
     }
 
     pub(super) async fn hold_lease(&self, pod: &str, life_s: u64) -> Result<bool, StoreError> {

@@ -113,6 +113,8 @@ pub struct Editor {
     pub joins_with_edits: usize,
     /// Events other than edits, for tests that look at them.
     pub heard: Vec<(String, Value)>,
+    /// The last `document-joined`.
+    pub joined: Option<Value>,
     /// When its socket was closed, and with which code.
     pub closes: Vec<(Instant, Option<u16>)>,
     /// When it was told of a drain, and after how many milliseconds it was to be closed.
@@ -141,6 +143,7 @@ impl Editor {
             joins_with_content: 0,
             joins_with_edits: 0,
             heard: Vec::new(),
+            joined: None,
             closes: Vec::new(),
             hints: Vec::new(),
             random: StdRng::seed_from_u64(seed),
@@ -343,6 +346,7 @@ impl Editor {
 
     async fn joined(&mut self, payload: &Value) {
         assert_eq!(payload["clientId"].as_str(), Some(&*self.client_id));
+        self.joined = Some(payload.clone());
         let last_seq = payload["lastSeq"].as_u64().unwrap();
         if let Some(edits) = payload["edits"].as_array() {
             self.joins_with_edits += 1;

@@ -21,6 +21,7 @@ pub mod drain;
 pub mod http_client;
 pub mod lease;
 pub mod live;
+pub mod log;
 pub mod meter;
 pub mod metrics;
 pub mod open_files;

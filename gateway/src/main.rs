@@ -9,6 +9,7 @@ use collab_gateway::{
     control,
     drain::{Drain, Outcome},
     live::{self, Live},
+    log::Bound,
     open_files,
     start::{self, Running},
 };
@@ -129,7 +130,9 @@ fn follow_settings(
     let lines = is_watched.then(|| tracing_subscriber::fmt::layer().with_writer(std::io::stderr));
     let json =
         (!is_watched).then(|| tracing_subscriber::fmt::layer().json().flatten_event(true).with_writer(std::io::stderr));
-    tracing_subscriber::registry().with(level).with(lines).with(json).try_init().context("the log")?;
+    let bound = Bound::default();
+    tokio::spawn(bound.clone().tell());
+    tracing_subscriber::registry().with(level).with(bound).with(lines).with(json).try_init().context("the log")?;
     if let Some(path) = &config.live_file {
         tokio::spawn(live::follow(path.clone(), settings));
         tokio::spawn(async move {

@@ -172,8 +172,13 @@ pub(crate) async fn save(parts: &Parts, document_id: &str, snapshot: Arc<Snapsho
     }
 }
 
-/// All presence rows, and which pods live; rows of dead pods are removed on the way.
-pub(crate) async fn people(parts: &Parts, document_id: &str) -> Result<(Vec<Member>, BTreeSet<Arc<str>>), Trouble> {
+/// All presence rows, and which pods live, of those with rows and those whose people are `known`; rows of dead pods are
+/// removed on the way.
+pub(crate) async fn people(
+    parts: &Parts,
+    document_id: &str,
+    known: &BTreeSet<Arc<str>>,
+) -> Result<(Vec<Member>, BTreeSet<Arc<str>>), Trouble> {
     let rows = parts.store.presence(document_id).await?;
     // A row that cannot be read is a newer version's, or nobody's: it expires with the hash.
     let (rows, members): (Vec<_>, Vec<Member>) = rows
@@ -183,7 +188,8 @@ pub(crate) async fn people(parts: &Parts, document_id: &str) -> Result<(Vec<Memb
             Some(((name, row), member))
         })
         .unzip();
-    let pods: BTreeSet<_> = members.iter().map(|member| Arc::clone(&member.pod)).collect();
+    // A pod whose rows are missing may live all the same: the store may have forgotten them.
+    let pods: BTreeSet<_> = members.iter().map(|member| &member.pod).chain(known).cloned().collect();
     let live = parts.lease.check(&pods).await?;
     // As they were read: a pod that was only stopped writes them anew, with another value, and those are not to go.
     let is_dead = |(_, member): &(_, &Member)| !live.contains(&member.pod);

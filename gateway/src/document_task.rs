@@ -202,8 +202,12 @@ impl Task {
         let parts = &self.inner.parts;
         // At the same time, to spare a round trip. What is committed before this hears is in the log that each join is
         // looked up in, which comes after this; presence is read once more.
-        let (subscription, loaded, people) =
-            tokio::join!(parts.bus.subscribe(&self.channel), io::load(parts, &self.id), io::people(parts, &self.id));
+        let nobody = BTreeSet::new();
+        let (subscription, loaded, people) = tokio::join!(
+            parts.bus.subscribe(&self.channel),
+            io::load(parts, &self.id),
+            io::people(parts, &self.id, &nobody)
+        );
         let subscription = subscription?;
         let (loaded, (members, live)) = (loaded?, people?);
         let pod = Arc::clone(parts.lease.pod());

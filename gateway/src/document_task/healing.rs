@@ -51,11 +51,12 @@ impl Task {
         let mut pause = Duration::ZERO;
         loop {
             let (parts, id, channel) = (self.inner.parts.clone(), Arc::clone(&self.id), self.channel.clone());
+            let known = self.seen.clone();
             let reading = async move {
                 tokio::time::sleep(pause).await;
                 // First the ear, then the eye: what is committed in between is heard.
                 let subscription = parts.bus.subscribe(&channel).await?;
-                let (loaded, people) = tokio::join!(io::load(&parts, &id), io::people(&parts, &id));
+                let (loaded, people) = tokio::join!(io::load(&parts, &id), io::people(&parts, &id, &known));
                 Ok((subscription, loaded?, people?))
             };
             tokio::pin!(reading);

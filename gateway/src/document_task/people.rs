@@ -30,8 +30,8 @@ impl Task {
     }
 
     pub(super) fn read_people(&self) {
-        let (parts, id) = (self.inner.parts.clone(), Arc::clone(&self.id));
-        self.start(async move { Done::People(io::people(&parts, &id).await) });
+        let (parts, id, known) = (self.inner.parts.clone(), Arc::clone(&self.id), self.seen.clone());
+        self.start(async move { Done::People(io::people(&parts, &id, &known).await) });
     }
 
     pub(super) fn write_rows(&self, members: Vec<Member>) {

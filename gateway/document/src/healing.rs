@@ -359,6 +359,10 @@ impl Document {
                 connection.paused = false;
                 match std::mem::replace(&mut connection.stage, Stage::Joined) {
                     Stage::Joining(mut joining) => {
+                        if connection.present {
+                            // Since it sent this join it may have got entries that are lost.
+                            joining.version = None;
+                        }
                         // What was taken of its early edits is in the list.
                         let mut early = std::mem::take(&mut connection.inbox);
                         early.append(&mut joining.early);

@@ -4,8 +4,8 @@
 
 mod common;
 
-use common::{Desk, Got, edit, entry, insert};
-use document::{Answer, Code, Command, Input};
+use common::{Desk, Got, edit, entry, insert, join};
+use document::{Answer, Code, Command, Event, Input, Join, JoinedContent, Logged, Point, Snapshot};
 use ot::Delta;
 
 #[test]
@@ -41,4 +41,36 @@ fn an_edit_that_does_not_fit_is_refused_though_the_log_was_asked_in_vain() {
     assert_eq!(desk.take(1), []);
     desk.release();
     assert_eq!(desk.refusal(1).code, Code::OpInvalid);
+}
+
+#[test]
+fn a_join_that_crossed_entries_of_a_lost_history_is_answered_by_content() {
+    let mut desk = Desk::new();
+    desk.join(1);
+    desk.append(entry("other", 1, "far", 0, insert(0, "lost ")));
+    desk.input(Input::Hint(1));
+    assert!(matches!(&desk.events(1)[..], [Event::Edit(_)]));
+    // Sent before the client has heard of version 1.
+    desk.hold = true;
+    let again = Join { version: Some(0), hash: Some("h0".into()), last_session: Some("s1".into()), ..join(1) };
+    desk.input(Input::Join(Join { session: "s2".into(), ..again }));
+    // A failover; what was version 1 is something else now.
+    desk.input(Input::Forked);
+    let kept = entry("third", 1, "far", 0, insert(0, "kept "));
+    desk.log = vec![Logged { at: Point { version: 1, hash: "g1".into() }, entry: kept }];
+    desk.rows.clear();
+    desk.hold = false;
+    desk.held.clear();
+    let at = Point { version: 0, hash: "h0".into() };
+    let snapshot = Snapshot { at, content: Delta::new().insert("abc", None), window: Vec::new() };
+    let reopened = desk.document.open_again(snapshot, desk.log.clone(), desk.now_ms).expect("it opens");
+    assert_eq!(reopened.missing, 1);
+    desk.tick(1);
+    let joined = desk
+        .events(1)
+        .into_iter()
+        .find_map(|event| if let Event::DocumentJoined(joined) = event { Some(joined) } else { None });
+    let joined = joined.expect("the join that was under way is answered");
+    assert!(matches!(&joined.content, JoinedContent::Ops(ops) if ops.plain_text() == "lost kept abc"), "{joined:?}");
+    assert_eq!(joined.session, "s2".into());
 }

@@ -68,9 +68,11 @@ fn tokens(world: &World) -> Result<(), Broken> {
         let kept = typed.saved || !typed.refused && !typed.plain;
         // What a lost primary alone had is gone. Nobody was told that it was saved if that promises a follower.
         let excused = world.lost_tail && !(typed.saved && world.schedule.replicated);
-        let least = usize::from(kept && !excused);
-        if found.len() > 1 || found.len() < least {
-            return Err(Broken(format!("token {token} of {typed:?} is in versions {found:?}")));
+        let owed = world.owed.iter().any(|(_, owed)| owed == token);
+        let least = usize::from(kept && !excused || owed);
+        if found.len() > 1 + usize::from(typed.renamed) || found.len() < least {
+            let owed = if owed { ", which a pod had to put back," } else { "" };
+            return Err(Broken(format!("token {token} of {typed:?}{owed} is in versions {found:?}")));
         }
     }
     Ok(())

@@ -44,10 +44,12 @@ pub enum Met {
     Appended,
     LateAnswer,
     Unreadable,
+    HealersMeet,
+    HealerCrash,
 }
 
 /// All of them.
-const ALL: [Met; 35] = [
+const ALL: [Met; 37] = [
     Met::JoinByEntries,
     Met::JoinByContent,
     Met::Rejoin,
@@ -83,6 +85,8 @@ const ALL: [Met; 35] = [
     Met::Appended,
     Met::LateAnswer,
     Met::Unreadable,
+    Met::HealersMeet,
+    Met::HealerCrash,
 ];
 
 /// How often each was met.

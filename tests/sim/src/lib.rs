@@ -39,6 +39,8 @@ pub struct Options {
     pub broken_rule: BrokenRule,
     /// Entries of a publish are taken without asking whether they follow on what the pod has.
     pub unchecked_chain: bool,
+    /// A pod whose history ended opens the document anew and forgets what only it has.
+    pub forgets_lost: bool,
     /// Commit the naive way: the store takes a call only if the pod has everything that is in the log.
     pub compare_and_set: bool,
     /// Every edit inserts, and carries the number of its event: two runs of one schedule are comparable.

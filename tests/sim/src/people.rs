@@ -150,6 +150,11 @@ impl World {
                 let rename = editor.on_joined(joined)?;
                 if rename {
                     self.counts.meet(Met::Renamed);
+                    for pending in &self.clients[client].pending {
+                        if let Some(typed) = self.edits.get_mut(&pending.token) {
+                            typed.renamed = true;
+                        }
+                    }
                     self.next += 1;
                     self.clients[client].rename_to(&format!("c{client}-{}", self.next));
                     self.record(client, Act::Event(event, difference));

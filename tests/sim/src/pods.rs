@@ -44,6 +44,9 @@ impl World {
 
     pub(crate) fn crash(&mut self, pod: usize) -> Result<(), Broken> {
         self.counts.meet(Met::Crash);
+        self.counts.meet_times(Met::HealerCrash, usize::from(self.pods[pod].document.missing() > 0));
+        // What it was to put back is lost with it, unless another pod has it too.
+        self.owed.retain(|(owing, _)| *owing != pod);
         self.abandon_calls(pod);
         let gone: Vec<_> =
             self.connections.iter().filter(|(_, connection)| connection.pod == pod).map(|(id, _)| *id).collect();
@@ -343,12 +346,24 @@ impl World {
         let away = self.pods[pod].away;
         self.abandon_calls(pod);
         let (snapshot, tail) = self.stored();
+        let owed = self.lost_tokens(pod);
         let fresh = self.open()?;
         let mut document = std::mem::replace(&mut self.pods[pod].document, fresh);
-        document
+        let reopened = document
             .open_again(snapshot, tail, self.now_ms)
             .map_err(|error| Broken(format!("cannot open again: {error}")))?;
+        self.trace(|| format!("pod {pod} opened again: {reopened:?}"));
         self.pods[pod] = Pod::new(document, self.era);
+        if self.forgets_lost {
+            let fresh = self.open()?;
+            self.pods[pod] = Pod::new(fresh, self.era);
+        }
+        if reopened.common.is_some() {
+            self.counts.meet_times(Met::Healed, reopened.missing);
+            let healers = self.pods.iter().filter(|pod| pod.document.missing() > 0).count();
+            self.counts.meet_times(Met::HealersMeet, usize::from(reopened.missing > 0 && healers > 1));
+            self.owed.extend(owed.into_iter().map(|token| (pod, token)));
+        }
         if away {
             self.toggle_store(pod)?;
         }

@@ -5,7 +5,7 @@
 
 use std::collections::VecDeque;
 
-use document::{Batch, Input, Snapshot};
+use document::{Batch, Canonical, Input, Snapshot};
 
 use crate::{
     client::Broken,
@@ -14,6 +14,7 @@ use crate::{
     pod::Job,
     schedule::Fault,
     store::BrokenRule,
+    typing,
     world::World,
 };
 
@@ -166,6 +167,14 @@ impl World {
             // Its outcome is unknown: it is asked again, of the new primary.
             self.pods[wait.pod].jobs.push_back(Job::Wait { ticket: wait.ticket });
         }
+    }
+
+    /// Tokens in the entries that a pod has and the log does not.
+    pub(crate) fn lost_tokens(&self, pod: usize) -> Vec<u32> {
+        let in_log = |entry: &Canonical| self.store.all.iter().any(|kept| kept.payload.identity == entry.identity);
+        let lost: Vec<_> = self.pods[pod].document.recent().filter(|entry| !in_log(entry)).collect();
+        let is_lost = |token: &u32| lost.iter().any(|entry| typing::count_token(&entry.ops, *token) > 0);
+        self.edits.keys().copied().filter(is_lost).collect()
     }
 
     /// Whether a pod's next call goes to the primary that was lost: nobody has told the pod, and nobody has stopped that.

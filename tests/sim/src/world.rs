@@ -33,6 +33,9 @@ pub(crate) struct Typed {
     pub(crate) refused: bool,
     /// Its client was told that it is saved.
     pub(crate) saved: bool,
+    /// Its client went on under another name, for history had lost edits before it. A pod that still has it from its
+    /// first name puts it back, perhaps too late for the client to see that.
+    pub(crate) renamed: bool,
     /// It may be lost: its client has no numbers.
     pub(crate) plain: bool,
 }
@@ -72,9 +75,12 @@ pub(crate) struct World {
     pub(crate) tokens: u32,
     /// By token.
     pub(crate) edits: BTreeMap<u32, Typed>,
+    /// What pods hold of a history that was lost, and have to put back, by token.
+    pub(crate) owed: std::collections::BTreeSet<(usize, u32)>,
     /// Nothing fails any more, and nobody types.
     pub(crate) calm: bool,
     pub(crate) recorder: Option<Recorder>,
+    pub(crate) forgets_lost: bool,
     pub(crate) compare_and_set: bool,
     pub(crate) comparable: bool,
     trace: bool,
@@ -123,8 +129,10 @@ impl World {
             next: 0,
             tokens: 0,
             edits: BTreeMap::new(),
+            owed: std::collections::BTreeSet::new(),
             calm: false,
             recorder: options.record.then(Recorder::default),
+            forgets_lost: options.forgets_lost,
             compare_and_set: options.compare_and_set,
             comparable: options.comparable,
             trace: options.trace,

@@ -67,6 +67,11 @@ fn acknowledging_a_repeat_whose_original_no_follower_has_is_noticed() {
 }
 
 #[test]
+fn forgetting_what_a_lost_history_had_is_noticed() {
+    assert_noticed(Options { forgets_lost: true, ..Options::default() });
+}
+
+#[test]
 fn acknowledging_before_the_commit_is_noticed_where_followers_are_waited_for() {
     assert_noticed_in(broken(Mutation::AcknowledgeEarly), |seed| Schedule::of(seed).replicated());
 }

@@ -43,11 +43,17 @@ fn every_run_ends_with_equal_documents_and_every_edit_once() {
     assert!(failed.is_empty(), "{} of {} runs failed", failed.len(), seeds.end - seeds.start);
     if seeds.end - seeds.start >= 5_000 {
         // What is never met is not proven.
-        let later = [Met::Gap, Met::Healed];
+        let later = [Met::Gap];
         let missing: Vec<_> = total.missing().into_iter().filter(|what| !later.contains(what)).collect();
         assert!(missing.is_empty(), "never met: {missing:?}");
     }
 }
+
+/// The same for runs in which followers are waited for.
+const REPLICATED: [(&str, &[u64]); 1] = [
+    // The join named a version below entries that the pod had sent meanwhile, and that were lost.
+    ("a join under way when the document was opened anew was answered by entries", &[4_335]),
+];
 
 /// Runs that failed once, by what was wrong.
 const REGRESSIONS: [(&str, &[u64]); 5] = [
@@ -73,10 +79,13 @@ const REGRESSIONS: [(&str, &[u64]); 5] = [
 
 #[test]
 fn runs_that_failed_once_pass() {
-    for (cause, seeds) in REGRESSIONS {
+    let replicated = REPLICATED.map(|failed| (failed, true));
+    for ((cause, seeds), is_replicated) in REGRESSIONS.map(|failed| (failed, false)).into_iter().chain(replicated) {
         for seed in seeds {
-            if let Err(wrong) = run(&Schedule::of(*seed), &Options::default()) {
-                panic!("SIM_SEED={seed} ({cause}): {wrong:.2000}");
+            let schedule = Schedule::of(*seed);
+            let schedule = if is_replicated { schedule.replicated() } else { schedule };
+            if let Err(wrong) = run(&schedule, &Options::default()) {
+                panic!("{schedule} ({cause}): {wrong:.2000}");
             }
         }
     }

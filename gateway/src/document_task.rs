@@ -8,6 +8,7 @@ mod access;
 mod ending;
 mod healing;
 mod people;
+mod sending;
 mod settling;
 
 use std::{
@@ -17,8 +18,8 @@ use std::{
 };
 
 use document::{
-    Answer, Batch, Command, CommitReply, ConnectionId, Document, Event, Input, JoinedContent, Logged, Lookup, Member,
-    Peer, Point, Refusal, ReplyId, Role, Version,
+    Batch, Command, CommitReply, ConnectionId, Document, Input, Logged, Lookup, Member, Peer, Point, Refusal, Role,
+    Version,
 };
 use futures_util::{StreamExt, future::BoxFuture, stream::FuturesUnordered};
 use tokio::sync::{mpsc, watch};
@@ -40,9 +41,6 @@ const LINGER_DRAINING: Duration = Duration::from_millis(10);
 /// A commit that was not answered is repeated after this time, twice as long each time, between these bounds.
 const REPEAT_MIN: Duration = Duration::from_millis(50);
 const REPEAT_MAX: Duration = Duration::from_millis(500);
-/// Connections that this task writes to by itself in one turn, at some microseconds each; the others' own tasks do the
-/// same on all threads, and nobody waits long for this one.
-const DIRECT_WRITES_MAX: usize = 64;
 /// A presence hash lives for a day after the last renewal.
 const RENEW_PRESENCE: Duration = Duration::from_secs(3600);
 
@@ -61,6 +59,7 @@ pub(crate) async fn run(inner: Arc<Inner>, id: Arc<str>, mail: mpsc::Receiver<Ma
         id,
         mail,
         outboxes: HashMap::new(),
+        behind: sending::Behind::default(),
         left: Vec::new(),
         dirty: Vec::new(),
         work: FuturesUnordered::new(),
@@ -117,6 +116,8 @@ struct Task {
     mail: mpsc::Receiver<Mail>,
     /// Of everybody who asked to join, until they leave.
     outboxes: HashMap<ConnectionId, Outbox>,
+    /// Of everybody who is told of edits later.
+    behind: sending::Behind,
     /// Left, but acknowledgements may still come for them.
     left: Vec<ConnectionId>,
     /// What this turn put frames in line for.
@@ -259,6 +260,7 @@ impl Task {
                         Err(_) => Ok(()),
                     }
                 }
+                () = self.behind.drained() => self.catch_up(document),
                 _ = self.draining.changed() => Ok(()),
                 Ok(()) = self.history.changed() => {
                     self.history_changed(document);
@@ -280,6 +282,7 @@ impl Task {
             if !self.committing {
                 for connection in self.left.drain(..) {
                     self.access.left(connection);
+                    self.behind.remove(connection);
                     if let Some(outbox) = self.outboxes.remove(&connection) {
                         // Whoever left while too much of it waited is read again for its other documents.
                         outbox.pause_reading(&self.id, false);
@@ -327,17 +330,6 @@ impl Task {
         flow
     }
 
-    /// Sends what the turn put in line: all of one connection's frames in one write.
-    pub(super) fn flush(&mut self) {
-        for (count, outbox) in self.dirty.drain(..).enumerate() {
-            if count < DIRECT_WRITES_MAX {
-                outbox.flush();
-            } else {
-                outbox.wake();
-            }
-        }
-    }
-
     fn carry_out(&mut self, command: Command) -> Flow {
         match command {
             Command::Send { to, event } => self.send(&to, &event),
@@ -376,53 +368,6 @@ impl Task {
             Command::Reopen => return Err(End::Reopen),
         }
         Ok(())
-    }
-
-    fn send(&mut self, to: &[ConnectionId], event: &Event) {
-        // A join is one connection's.
-        let joined = to.first().filter(|_| matches!(event, Event::DocumentJoined(_)));
-        let user_id = joined.and_then(|connection| self.access.user(*connection));
-        let ticket = user_id.map(|user_id| self.inner.parts.tickets.issue(user_id));
-        let text = protocol::event_with_ticket(&self.id, event, ticket.as_deref());
-        let frame = self.inner.parts.budget.frame(websocket::text_frame(&text));
-        let is_snapshot = match event {
-            Event::DocumentJoined(joined) => !matches!(joined.content, JoinedContent::Edits(_)),
-            Event::Rejoin
-            | Event::AccessChanged { .. }
-            | Event::Edit(_)
-            | Event::EditCommitted { .. }
-            | Event::UserJoined(_)
-            | Event::UserLeft { .. }
-            | Event::Presence { .. }
-            | Event::CursorUpdate { .. }
-            | Event::TypingUpdate { .. }
-            | Event::Error(_) => false,
-        };
-        // Who is here is told by the connections' own tasks: in a storm of joins several such frames share one write.
-        let may_wait = matches!(event, Event::UserJoined(_) | Event::UserLeft { .. } | Event::Presence { .. });
-        for outbox in to.iter().filter_map(|connection| self.outboxes.get(connection)) {
-            if is_snapshot {
-                outbox.push_snapshot_later(frame.clone());
-            } else {
-                outbox.push_later(frame.clone());
-            }
-            if may_wait {
-                outbox.wake();
-            } else {
-                self.dirty.push(outbox.clone());
-            }
-        }
-        if let Event::Edit(_) = event {
-            self.inner.parts.metrics.deliveries.inc_by(to.len() as u64);
-        }
-    }
-
-    fn answer(&mut self, to: ConnectionId, reply: Option<ReplyId>, answer: &Result<Answer, Refusal>) {
-        let Some(outbox) = self.outboxes.get(&to) else { return };
-        if let Some(text) = protocol::acknowledgement(reply, &self.id, answer) {
-            outbox.push_later(self.inner.parts.budget.frame(websocket::text_frame(&text)));
-            self.dirty.push(outbox.clone());
-        }
     }
 
     fn commit(&self, batch: Arc<Sent>, repeats: u32) {
@@ -579,6 +524,7 @@ impl Task {
     /// Before the document is opened anew: calls of the old copy are of no interest.
     fn forget(&mut self) {
         self.work = FuturesUnordered::new();
+        self.behind.clear();
         self.away = false;
         self.committing = false;
         self.access.forget_reads();

@@ -1,8 +1,9 @@
 //! What waits to be written to one connection.
 //!
 //! In: encoded frames from any task. Out: frames on the socket at once where it takes them, which spares the owner's task
-//! a wake-up for nearly every message; else batches of frames for the task that owns the socket. Pushing never waits: a
-//! connection that cannot keep up is closed instead, so that nobody else ever waits for it.
+//! a wake-up for nearly every message; else batches of frames for the task that owns the socket. Pushing never waits, so
+//! that nobody else ever waits for a connection that cannot keep up: of its edits some wait, and the document is told to
+//! hold the later ones back until these are out; of a cursor only the latest waits; what remains closes it.
 
 use std::{
     collections::VecDeque,
@@ -23,9 +24,18 @@ use crate::{
     stream::Stream,
 };
 
-/// Bytes that may wait besides snapshots. What a slow phone needs for minutes of editing by others; one frame is always
-/// taken, whatever its size.
+/// Bytes of answers, of people who come and go, and of edits in the answer to a join that may wait; beyond that the
+/// connection is closed. One frame is always taken, whatever its size.
 pub const WAITING_BYTES_MAX: usize = 1024 * 1024;
+
+/// Bytes of edits that may wait: a slow phone's minute of editing by others. One edit is always taken.
+pub const EDIT_BYTES_MAX: usize = 256 * 1024;
+
+/// When so few are left the document sends on.
+const EDIT_BYTES_LOW: usize = EDIT_BYTES_MAX / 2;
+
+/// Bytes of cursors and typing that may wait, the latest of each; a cursor beyond that is not shown until it moves again.
+pub const LATEST_BYTES_MAX: usize = 128 * 1024;
 
 /// Bytes of snapshots that may wait: the connection asks for one at a time, but joins of several documents overlap.
 pub const SNAPSHOT_BYTES_MAX: usize = 32 * 1024 * 1024;
@@ -98,8 +108,9 @@ impl Common {
 #[derive(Debug, Default)]
 struct Queue {
     frames: VecDeque<Frame>,
-    bytes: usize,
-    snapshot_bytes: usize,
+    waiting: Waiting,
+    /// Documents that hold edits back; the connection's number of documents bounds it.
+    held_back: Vec<Arc<Notify>>,
     ending: Option<Ending>,
     /// Who is told when everything that was read is answered.
     settled: Option<mpsc::UnboundedSender<ConnectionId>>,
@@ -114,7 +125,49 @@ struct Queue {
 #[derive(Debug)]
 struct Frame {
     bytes: Bytes,
-    is_snapshot: bool,
+    class: Class,
+    /// A part of it is written: it must stay what it is.
+    is_begun: bool,
+}
+
+/// What is done with a frame that a slow connection does not take.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Class {
+    /// It waits, and too much of it closes the connection.
+    Must,
+    /// The same, with a limit of its own: the content of a join.
+    Snapshot,
+    /// The document sends it again later; see [`Outbox::push_edit_later`].
+    Edit,
+    /// It replaces the one of the same key that waits; where too many wait it is dropped.
+    Latest(u64),
+    /// It replaces the one of the same key, but must arrive.
+    LatestMust(u64),
+}
+
+/// Bytes that wait, by class.
+#[derive(Debug, Default)]
+struct Waiting {
+    must: usize,
+    snapshot: usize,
+    edit: usize,
+    latest: usize,
+}
+
+impl Waiting {
+    fn of(&mut self, class: Class) -> (&mut usize, usize) {
+        match class {
+            Class::Must | Class::LatestMust(_) => (&mut self.must, WAITING_BYTES_MAX),
+            Class::Snapshot => (&mut self.snapshot, SNAPSHOT_BYTES_MAX),
+            Class::Edit => (&mut self.edit, EDIT_BYTES_MAX),
+            Class::Latest(_) => (&mut self.latest, LATEST_BYTES_MAX),
+        }
+    }
+
+    fn less(&mut self, class: Class, bytes: usize) {
+        let (waiting, _) = self.of(class);
+        *waiting = waiting.saturating_sub(bytes);
+    }
 }
 
 impl Outbox {
@@ -154,19 +207,59 @@ impl Outbox {
 
     /// Sends one encoded WebSocket frame, or puts it in line; frames of an ended connection are dropped.
     pub fn push(&self, frame: Bytes) {
-        self.put(frame, false);
+        self.push_later(frame, Class::Must);
         self.flush();
     }
 
     /// Only puts a frame in line: [`Outbox::flush`] or [`Outbox::wake`] must follow. For those who have several frames
     /// for the same connection, or too many connections to write to them all.
-    pub fn push_later(&self, frame: Bytes) {
-        self.put(frame, false);
+    pub fn push_later(&self, frame: Bytes, class: Class) {
+        let mut queue = self.queue();
+        if queue.is_unfair(self.budget()) {
+            self.drop_unfair(queue);
+        } else if !queue.put(frame, class) && !matches!(class, Class::Latest(_)) {
+            self.drop_slow(queue);
+        }
     }
 
-    /// The same for the frame of a join with content, which counts against a limit of its own.
-    pub fn push_snapshot_later(&self, frame: Bytes) {
-        self.put(frame, true);
+    /// The same for an edit; false if too many wait. Then the document keeps this one and all later ones back until
+    /// `drained` is notified.
+    #[must_use]
+    pub fn push_edit_later(&self, frame: Bytes, drained: &Arc<Notify>) -> bool {
+        let mut queue = self.queue();
+        if queue.is_unfair(self.budget()) {
+            self.drop_unfair(queue);
+            return true;
+        }
+        let is_taken = queue.put(frame, Class::Edit);
+        if !is_taken {
+            queue.hold_back(drained);
+        }
+        is_taken
+    }
+
+    /// For a document that holds edits back: whether they may be pushed again; if not, `drained` is notified when they
+    /// may.
+    pub fn has_room_for_edits(&self, drained: &Arc<Notify>) -> bool {
+        let mut queue = self.queue();
+        let has_room = queue.has_room_for_edits();
+        if !has_room {
+            queue.hold_back(drained);
+        }
+        has_room
+    }
+
+    /// Where an edit is held back it is not pushed, but what waits already counts when memory is short.
+    pub fn hold_fair(&self) {
+        let queue = self.queue();
+        if queue.is_unfair(self.budget()) {
+            self.drop_unfair(queue);
+        }
+    }
+
+    /// Counts that it does not read as fast as others write.
+    pub fn count_slow(&self) {
+        self.metrics().slow_consumers.inc();
     }
 
     /// Writes what waits, as much as the socket takes; the owner writes the rest.
@@ -175,8 +268,9 @@ impl Outbox {
         if queue.owner_writes || queue.frames.is_empty() {
             return;
         }
-        let (had_snapshot, is_written) = (queue.snapshot_bytes > 0, queue.write());
-        let is_resumed = had_snapshot && queue.snapshot_bytes == 0;
+        let (had_snapshot, is_written) = (queue.waiting.snapshot > 0, queue.write());
+        let is_resumed = had_snapshot && queue.waiting.snapshot == 0;
+        queue.tell_drained();
         drop(queue);
         if is_resumed {
             self.shared.resumed.notify_one();
@@ -277,7 +371,7 @@ impl Outbox {
 
     /// Whether a snapshot still waits.
     pub fn has_snapshot(&self) -> bool {
-        self.queue().snapshot_bytes > 0
+        self.queue().waiting.snapshot > 0
     }
 
     /// For the owner of the socket: waits until no snapshot waits. The next join is handled only then.
@@ -289,8 +383,8 @@ impl Outbox {
 
     /// Bytes that wait.
     pub fn waiting_bytes(&self) -> usize {
-        let queue = self.queue();
-        queue.bytes + queue.snapshot_bytes
+        let Waiting { must, snapshot, edit, latest } = self.queue().waiting;
+        must + snapshot + edit + latest
     }
 
     /// For the owner of the socket: waits until there may be something to write or an end.
@@ -312,16 +406,16 @@ impl Outbox {
             queue.frames.clear();
             return queue.ending;
         }
-        let had_snapshot = queue.snapshot_bytes > 0;
+        let had_snapshot = queue.waiting.snapshot > 0;
         while batch.len() < FRAMES_PER_WRITE {
-            let Some(Frame { bytes, is_snapshot }) = queue.frames.pop_front() else { break };
-            let counter = if is_snapshot { &mut queue.snapshot_bytes } else { &mut queue.bytes };
-            *counter = counter.saturating_sub(bytes.len());
+            let Some(Frame { bytes, class, .. }) = queue.frames.pop_front() else { break };
+            queue.waiting.less(class, bytes.len());
             batch.push(bytes);
         }
-        if had_snapshot && queue.snapshot_bytes == 0 {
+        if had_snapshot && queue.waiting.snapshot == 0 {
             self.shared.resumed.notify_one();
         }
+        queue.tell_drained();
         if queue.frames.is_empty() {
             // An idle connection keeps no queue.
             queue.frames = VecDeque::new();
@@ -330,33 +424,20 @@ impl Outbox {
         if batch.is_empty() { queue.ending } else { None }
     }
 
-    fn put(&self, bytes: Bytes, is_snapshot: bool) {
-        let mut queue = self.queue();
-        if queue.ending.is_some() {
-            return;
+    fn drop_unfair(&self, queue: MutexGuard<'_, Queue>) {
+        if queue.ending != Some(Ending::Drop) {
+            self.metrics().overload("outbox");
+            self.drop_slow(queue);
         }
-        let in_line = queue.bytes + queue.snapshot_bytes;
-        let is_unfair = in_line > OUTBOX_FAIR_BYTES && self.budget().is_over();
-        let is_long = queue.frames.len() >= FRAMES_WAITING_MAX;
-        let (waiting, most) = if is_snapshot {
-            (&mut queue.snapshot_bytes, SNAPSHOT_BYTES_MAX)
-        } else {
-            (&mut queue.bytes, WAITING_BYTES_MAX)
-        };
-        if is_unfair || is_long || *waiting > 0 && *waiting + bytes.len() > most {
-            queue.ending = Some(Ending::Drop);
-            // Whoever else holds this outbox must not hold its frames.
-            queue.frames = VecDeque::new();
-            drop(queue);
-            self.metrics().slow_consumers.inc();
-            if is_unfair {
-                self.metrics().overload("outbox");
-            }
-            self.shared.changed.notify_one();
-        } else {
-            *waiting += bytes.len();
-            queue.frames.push_back(Frame { bytes, is_snapshot });
-        }
+    }
+
+    fn drop_slow(&self, mut queue: MutexGuard<'_, Queue>) {
+        queue.ending = Some(Ending::Drop);
+        // Whoever else holds this outbox must not hold its frames.
+        queue.frames = VecDeque::new();
+        drop(queue);
+        self.count_slow();
+        self.shared.changed.notify_one();
     }
 
     fn queue(&self) -> MutexGuard<'_, Queue> {
@@ -366,6 +447,54 @@ impl Outbox {
 }
 
 impl Queue {
+    /// Puts a frame in line; false if there is no room for it.
+    fn put(&mut self, bytes: Bytes, class: Class) -> bool {
+        if self.ending.is_some() {
+            // Nobody will miss it.
+            return true;
+        }
+        if matches!(class, Class::Latest(_) | Class::LatestMust(_))
+            && let Some(place) = self.frames.iter().rposition(|frame| frame.class == class && !frame.is_begun)
+            && let Some(older) = self.frames.remove(place)
+        {
+            // It takes the last place: what came in between, a join perhaps, must not undo it.
+            self.waiting.less(class, older.bytes.len());
+        }
+        let is_long = self.frames.len() >= FRAMES_WAITING_MAX;
+        let (waiting, most) = self.waiting.of(class);
+        if is_long || *waiting > 0 && *waiting + bytes.len() > most {
+            return false;
+        }
+        *waiting += bytes.len();
+        self.frames.push_back(Frame { bytes, class, is_begun: false });
+        true
+    }
+
+    /// Whether more waits here than may while the pod's memory is short.
+    fn is_unfair(&self, budget: &Budget) -> bool {
+        let in_line = self.waiting.must + self.waiting.snapshot + self.waiting.edit + self.waiting.latest;
+        in_line > OUTBOX_FAIR_BYTES && budget.is_over()
+    }
+
+    fn has_room_for_edits(&self) -> bool {
+        self.waiting.edit <= EDIT_BYTES_LOW && self.frames.len() <= FRAMES_WAITING_MAX / 2
+    }
+
+    fn hold_back(&mut self, drained: &Arc<Notify>) {
+        if !self.held_back.iter().any(|other| Arc::ptr_eq(other, drained)) {
+            self.held_back.push(drained.clone());
+        }
+    }
+
+    /// Lets the documents go on that hold edits back, once there is room for some.
+    fn tell_drained(&mut self) {
+        if self.has_room_for_edits() {
+            for drained in std::mem::take(&mut self.held_back) {
+                drained.notify_one();
+            }
+        }
+    }
+
     /// Writes what waits if that is anybody's to do; true when nothing is left for the owner.
     fn write(&mut self) -> bool {
         while !self.frames.is_empty() && self.ending.is_none() {
@@ -390,9 +519,9 @@ impl Queue {
         while let Some(frame) = self.frames.front_mut() {
             let length = frame.bytes.len().min(written);
             written -= length;
-            let counter = if frame.is_snapshot { &mut self.snapshot_bytes } else { &mut self.bytes };
-            *counter = counter.saturating_sub(length);
+            self.waiting.less(frame.class, length);
             if length < frame.bytes.len() {
+                frame.is_begun |= length > 0;
                 frame.bytes.advance(length);
                 return;
             }
@@ -404,120 +533,4 @@ impl Queue {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn outbox() -> (Outbox, prometheus_client::metrics::counter::Counter) {
-        let metrics = Metrics::default();
-        let common = Common::new(Budget::new(1 << 30, &metrics), metrics.clone());
-        (Outbox::new(ConnectionId(7), common), metrics.slow_consumers)
-    }
-
-    fn frame(length: usize) -> Bytes {
-        Bytes::from(vec![b'x'; length])
-    }
-
-    #[test]
-    fn frames_come_out_in_order_and_the_end_after_them() {
-        let (outbox, _) = outbox();
-        for n in 0..FRAMES_PER_WRITE + 1 {
-            outbox.push(Bytes::from(n.to_string()));
-        }
-        outbox.close(Ending::Disconnect);
-        outbox.close(Ending::Transport { code: 1001, reason: "late" });
-        outbox.push(frame(1));
-        let mut batch = Vec::new();
-        assert_eq!(outbox.take(&mut batch), None);
-        assert_eq!((batch.len(), &batch[3][..]), (FRAMES_PER_WRITE, &b"3"[..]));
-        batch.clear();
-        assert_eq!(outbox.take(&mut batch), None);
-        assert_eq!(batch.len(), 1);
-        batch.clear();
-        assert_eq!(outbox.take(&mut batch), Some(Ending::Disconnect));
-        assert_eq!(outbox.waiting_bytes(), 0);
-    }
-
-    #[test]
-    fn one_frame_is_always_taken_and_a_reader_that_stops_is_dropped_and_counted() {
-        let (outbox, slow) = outbox();
-        outbox.push(frame(WAITING_BYTES_MAX + 1));
-        assert!(!outbox.is_closing());
-        outbox.push(frame(1));
-        outbox.push(frame(1));
-        assert_eq!(outbox.take(&mut Vec::new()), Some(Ending::Drop));
-        assert_eq!(slow.get(), 1);
-    }
-
-    #[test]
-    fn snapshots_have_a_limit_of_their_own() {
-        let (outbox, _) = outbox();
-        outbox.push_snapshot_later(frame(WAITING_BYTES_MAX * 4));
-        outbox.push(frame(WAITING_BYTES_MAX));
-        assert!(!outbox.is_closing() && outbox.has_snapshot());
-        outbox.take(&mut Vec::new());
-        assert!(!outbox.has_snapshot());
-        outbox.push_snapshot_later(frame(SNAPSHOT_BYTES_MAX));
-        outbox.push_snapshot_later(frame(1));
-        assert!(outbox.is_closing());
-    }
-
-    #[tokio::test]
-    async fn what_a_full_socket_does_not_take_is_left_to_the_owner_in_order() {
-        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let tcp = tokio::net::TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
-        let socket = Arc::new(Stream::from(tcp));
-        let (mut peer, _) = listener.accept().await.unwrap();
-        let (outbox, _) = outbox();
-        outbox.attach(socket.clone());
-        let mut expected = Vec::new();
-        let mut sent = 0;
-        // Until the socket is full; the last frames wait, one of them perhaps written in part.
-        while outbox.waiting_bytes() == 0 {
-            let frame = vec![u8::try_from(sent % 251).unwrap(); 65_536 + sent];
-            expected.extend_from_slice(&frame);
-            outbox.push(Bytes::from(frame));
-            sent += 1;
-        }
-        outbox.push(Bytes::from_static(b"after"));
-        expected.extend_from_slice(b"after");
-        let reader = tokio::spawn(async move {
-            let mut read = vec![0; expected.len()];
-            tokio::io::AsyncReadExt::read_exact(&mut peer, &mut read).await.unwrap();
-            read == expected
-        });
-        let mut batch = Vec::new();
-        while outbox.waiting_bytes() > 0 {
-            outbox.changed().await;
-            outbox.take(&mut batch);
-            // What is pushed while the owner writes must not overtake it.
-            for frame in batch.drain(..) {
-                let mut rest = &frame[..];
-                while !rest.is_empty() {
-                    socket.writable().await.unwrap();
-                    rest = &rest[socket.try_write_vectored(&[IoSlice::new(rest)]).unwrap_or(0)..];
-                }
-            }
-            outbox.wake();
-        }
-        assert!(reader.await.unwrap());
-    }
-
-    #[tokio::test]
-    async fn reading_waits_while_it_is_paused() {
-        let (outbox, _) = outbox();
-        let [one, two] = ["one", "two"].map(Arc::from);
-        outbox.resumed().await;
-        outbox.pause_reading(&one, true);
-        outbox.pause_reading(&one, true);
-        outbox.pause_reading(&two, true);
-        outbox.pause_reading(&one, false);
-        let waiting = tokio::spawn({
-            let outbox = outbox.clone();
-            async move { outbox.resumed().await }
-        });
-        tokio::task::yield_now().await;
-        assert!(!waiting.is_finished());
-        outbox.pause_reading(&two, false);
-        waiting.await.unwrap();
-    }
-}
+mod tests;

@@ -208,6 +208,7 @@ impl Document {
             Input::Access { user_id, role } => self.on_access(&user_id, role, now_ms),
             Input::Saved(version) => self.on_saved(version),
             Input::Durable { ticket } => self.on_durable(ticket),
+            Input::CatchUp { connection, after } => self.on_catch_up(connection, after),
             Input::Forked => self.reopen(),
             Input::Tick => {}
         }
@@ -411,6 +412,7 @@ impl Document {
             | Input::User(_)
             | Input::Saved(_)
             | Input::Durable { .. }
+            | Input::CatchUp { .. }
             | Input::Forked
             | Input::Tick => {}
         }

@@ -80,6 +80,11 @@ pub enum Input {
     Durable {
         ticket: u64,
     },
+    /// A connection that read too slowly can be told more: of what came after this version it was told nothing.
+    CatchUp {
+        connection: ConnectionId,
+        after: Version,
+    },
     /// A lookup or a fetch found that the pod's head is not a point of the log (any more).
     Forked,
     /// Time has passed; due at [`crate::Document::deadline_ms`].

@@ -7,6 +7,7 @@ use std::sync::Arc;
 
 use crate::{
     Canonical, Command, ConnectionId, Document, Event, Logged, Mutation,
+    catching_up::committed,
     connection::{Connection, Stage},
     cursors::move_position,
     edits::refusal,
@@ -110,13 +111,7 @@ impl Document {
             self.out.push(Command::Send { to: others, event: Event::Edit(entry.clone()) });
         }
         if !own.is_empty() {
-            let seq = (!entry.identity.by_gateway).then_some(entry.identity.seq);
-            let event = Event::EditCommitted {
-                at: entry.at.clone(),
-                client_id: entry.client_id.clone(),
-                seq,
-                digest: entry.digest,
-            };
+            let event = committed(entry);
             self.out.push(Command::Send { to: own, event });
         }
         for id in overtaken {

@@ -5,6 +5,7 @@
 
 mod access;
 mod batch;
+mod catching_up;
 mod chain;
 mod color;
 #[allow(missing_docs, reason = "most fields are said by their name and type; the others have a comment")]

@@ -483,3 +483,40 @@ fn edits_kept_after_a_rejoin_are_committed_if_the_join_names_no_session() {
     let joined = desk.join_with(Join { session: "new".into(), ..join(1) });
     assert_eq!((joined.last_seq, desk.text().len()), (2, 5));
 }
+
+#[test]
+fn whoever_read_too_slowly_is_told_what_it_missed() {
+    let mut desk = Desk::new();
+    desk.join(1);
+    desk.join(2);
+    for seq in 1..=3 {
+        desk.edit(1, seq - 1, seq, insert(0, "x"));
+    }
+    desk.edit(2, 3, 1, insert(0, "y"));
+    let told = desk.events(2);
+    let edits: Vec<_> =
+        told.into_iter().filter(|event| matches!(event, Event::Edit(_) | Event::EditCommitted { .. })).collect();
+    assert_eq!(edits.len(), 4);
+    desk.input(Input::CatchUp { connection: ConnectionId(2), after: 1 });
+    assert_eq!(desk.events(2), edits[1..], "the same again, its own edit at its place");
+    desk.input(Input::CatchUp { connection: ConnectionId(2), after: 4 });
+    assert_eq!(desk.events(2), []);
+    desk.leave(2, Leaving::Said);
+    desk.take(2);
+    desk.input(Input::CatchUp { connection: ConnectionId(2), after: 0 });
+    assert_eq!(desk.events(2), [], "it left meanwhile");
+}
+
+#[test]
+fn whoever_missed_more_than_the_window_has_joins_again() {
+    let settings = Settings { window_entries: 4, ..Settings::default() };
+    let mut desk = Desk::with(settings, Delta::new());
+    desk.join(1);
+    desk.join(2);
+    for seq in 1..=8 {
+        desk.edit(1, seq - 1, seq, insert(0, "x"));
+    }
+    desk.take(2);
+    desk.input(Input::CatchUp { connection: ConnectionId(2), after: 1 });
+    assert_eq!(desk.events(2), [Event::Rejoin]);
+}

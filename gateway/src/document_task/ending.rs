@@ -64,6 +64,7 @@ impl Task {
             | Input::Presence { .. }
             | Input::Saved(_)
             | Input::Durable { .. }
+            | Input::CatchUp { .. }
             | Input::Forked
             | Input::Tick => {}
         }

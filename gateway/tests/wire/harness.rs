@@ -163,6 +163,27 @@ impl Client {
         (client, joined)
     }
 
+    /// Signed in and joined through a socket that takes little: whoever does not read it is noticed soon.
+    pub(crate) async fn narrow(gateway: &Gateway, user_id: &str, document_id: &str) -> (Client, Value) {
+        let socket = tokio::net::TcpSocket::new_v4().unwrap();
+        socket.set_recv_buffer_size(4096).unwrap();
+        let stream = socket.connect(gateway.address).await.unwrap();
+        let url = format!("ws://{}/socket.io/?EIO=4&transport=websocket", gateway.address);
+        let (socket, _) = tokio_tungstenite::client_async(url, MaybeTlsStream::Plain(stream)).await.unwrap();
+        let mut client = Client { socket, replies: 0, events: Vec::new() };
+        assert!(client.text().await.starts_with("0{\"sid\":\""));
+        client.send(&format!("40{}", json!({"token": token(user_id), "clientId": user_id}))).await;
+        assert!(client.text().await.starts_with("40{\"sid\":\""));
+        let joined = client.join(json!({"documentId": document_id})).await;
+        (client, joined)
+    }
+
+    /// Sends if there still is somebody to send to.
+    pub(crate) async fn try_send(&mut self, text: &str) {
+        // The gateway may have closed it.
+        let _ = self.socket.send(Message::text(text)).await;
+    }
+
     /// Joins and gives `document-joined`.
     pub(crate) async fn join(&mut self, payload: Value) -> Value {
         let answer = self.ask("join-document", payload).await;

@@ -15,6 +15,7 @@ mod public_keys;
 mod refusals;
 #[path = "../signers/mod.rs"]
 mod signers;
+mod slow;
 mod tls;
 mod upgrade;
 #[path = "../web/mod.rs"]

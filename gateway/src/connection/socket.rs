@@ -23,6 +23,9 @@ thread_local! {
     static BUFFER: RefCell<Vec<u8>> = RefCell::new(vec![0; READ_BYTES]);
 }
 
+/// After its time a silent peer gets so long: a process that was starved reads what has come meanwhile before it judges.
+const LAST_CHANCE: Duration = Duration::from_millis(100);
+
 /// How writing ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Written {
@@ -61,6 +64,7 @@ pub(super) async fn write(
     let mut batch: Vec<Bytes> = Vec::new();
     let mut next_ping = Instant::now() + ping_interval;
     let mut dead_at: Option<Instant> = None;
+    let mut has_last_chance = true;
     // Since when the socket takes nothing of what waits.
     let mut stuck_since: Option<Instant> = None;
     loop {
@@ -103,6 +107,10 @@ pub(super) async fn write(
                 // While nothing is read, nothing can be heard.
                 if heard.swap(false, Ordering::Relaxed) || outbox.is_paused() || outbox.is_settling() {
                     dead_at = None;
+                    has_last_chance = true;
+                } else if dead_at.is_some_and(|dead_at| dead_at <= now) && has_last_chance {
+                    has_last_chance = false;
+                    dead_at = Some(now + LAST_CHANCE);
                 } else if dead_at.is_some_and(|dead_at| dead_at <= now) {
                     tracing::debug!("a client did not answer the heartbeat");
                     return Written::Lost;

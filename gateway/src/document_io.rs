@@ -11,7 +11,7 @@ use ot::Delta;
 
 use crate::{
     documents::Parts,
-    store::{Creation, NewEntry, Saved, StoreError, StoredEntry, Tail},
+    store::{Creation, Era, NewEntry, Saved, StoreError, StoredEntry, Tail},
 };
 
 /// Clients are told to come back after this time when the store is away.
@@ -147,14 +147,15 @@ pub(crate) async fn commit(
     head: &Point,
     floor: Version,
     batch: &[NewEntry],
-) -> Result<CommitReply, Trouble> {
+) -> Result<(CommitReply, Era), Trouble> {
     let committed = parts.store.commit(document_id, head, floor, batch).await?;
-    Ok(CommitReply {
+    let reply = CommitReply {
         verdicts: committed.verdicts,
         tail: decode_entries(&committed.tail.entries)?,
         more: committed.tail.more,
         forked: committed.tail.forked,
-    })
+    };
+    Ok((reply, committed.era))
 }
 
 /// Stores a snapshot; answers the version that is safe now.

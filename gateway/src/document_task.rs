@@ -5,6 +5,8 @@
 //! it drives beside its mailbox, and their answers are inputs like any other.
 
 mod access;
+mod commits;
+mod durable;
 mod ending;
 mod healing;
 mod people;
@@ -31,16 +33,13 @@ use crate::{
     documents::{Inner, Mail},
     lease::Living,
     outbox::Outbox,
-    store::{NewEntry, Notice, StoreError, continues},
+    store::{Era, NewEntry, Notice, StoreError, continues},
 };
 
 /// A document stays open for this long after its last connection left: reloads and reconnects find it ready.
 const LINGER: Duration = Duration::from_secs(5);
 /// While pods drain nobody comes back here; only mail that is under way is waited for.
 const LINGER_DRAINING: Duration = Duration::from_millis(10);
-/// A commit that was not answered is repeated after this time, twice as long each time, between these bounds.
-const REPEAT_MIN: Duration = Duration::from_millis(50);
-const REPEAT_MAX: Duration = Duration::from_millis(500);
 /// A presence hash lives for a day after the last renewal.
 const RENEW_PRESENCE: Duration = Duration::from_secs(3600);
 
@@ -72,6 +71,7 @@ pub(crate) async fn run(inner: Arc<Inner>, id: Arc<str>, mail: mpsc::Receiver<Ma
         history,
         grew: None,
         held,
+        promises: durable::Promises::default(),
     };
     let mut given_up: Option<Document> = None;
     loop {
@@ -141,6 +141,7 @@ struct Task {
     grew: Option<Instant>,
     /// Edits that wait here.
     held: Charge,
+    promises: durable::Promises,
 }
 
 /// A future's answer.
@@ -151,7 +152,7 @@ enum Done {
     },
     Committed {
         batch: Arc<Sent>,
-        result: Result<CommitReply, Trouble>,
+        result: Result<(CommitReply, Era), Trouble>,
         repeats: u32,
     },
     Access {
@@ -167,9 +168,6 @@ enum Done {
     Renewed,
     /// The log is to be asked once more.
     AskAgain,
-    Durable {
-        ticket: u64,
-    },
 }
 
 /// A lookup, to be made again if an access changed meanwhile.
@@ -253,6 +251,7 @@ impl Task {
                 },
                 Some(done) = self.work.next(), if !self.work.is_empty() => self.finish(document, done),
                 heard = subscription.next() => self.hear(document, heard),
+                answered = self.promises.answered() => self.answered(document, answered),
                 () = sleep_until(wake) => self.feed(document, Input::Tick),
                 changed = self.living.changed() => {
                     match changed {
@@ -280,7 +279,14 @@ impl Task {
             }
             self.tell_settled(document);
             if !self.committing {
-                for connection in self.left.drain(..) {
+                let outboxes = &self.outboxes;
+                // Whoever only left the document still hears what is durable.
+                let stays = |connection: &ConnectionId| {
+                    document.owes(*connection)
+                        && outboxes.get(connection).is_some_and(|outbox| !outbox.is_closing() && !outbox.is_dropped())
+                };
+                let gone: Vec<_> = self.left.extract_if(.., |connection| !stays(connection)).collect();
+                for connection in gone {
                     self.access.left(connection);
                     self.behind.remove(connection);
                     if let Some(outbox) = self.outboxes.remove(&connection) {
@@ -362,23 +368,11 @@ impl Task {
                     outbox.pause_reading(&self.id, pause);
                 }
             }
-            // Acknowledgements do not wait here yet: `durable_acks` is off.
-            Command::MakeDurable { ticket } => self.start(async move { Done::Durable { ticket } }),
+            Command::MakeDurable { ticket, at, by_commit } => self.make_durable(ticket, at, by_commit),
             Command::Diverged { version } => self.diverged(version),
             Command::Reopen => return Err(End::Reopen),
         }
         Ok(())
-    }
-
-    fn commit(&self, batch: Arc<Sent>, repeats: u32) {
-        let (parts, id) = (self.inner.parts.clone(), Arc::clone(&self.id));
-        self.start(async move {
-            if let Some(exponent) = repeats.checked_sub(1) {
-                tokio::time::sleep((REPEAT_MIN * 2u32.pow(exponent.min(8))).min(REPEAT_MAX)).await;
-            }
-            let result = io::commit(&parts, &id, &batch.head, batch.floor, &batch.entries).await;
-            Done::Committed { batch, result, repeats }
-        });
     }
 
     fn start(&self, work: impl Future<Output = Done> + Send + 'static) {
@@ -420,7 +414,6 @@ impl Task {
                 self.ask_the_log(document);
                 Ok(())
             }
-            Done::Durable { ticket } => self.feed(document, Input::Durable { ticket }),
             Done::RowsWritten(rows) => {
                 let is_ok = rows.is_some();
                 // Only now: whoever hears of a row finds it in the store.
@@ -430,39 +423,6 @@ impl Task {
                 self.feed(document, Input::PresenceWritten(is_ok))
             }
             Done::Fetched(Err(trouble)) | Done::Saved(Err(trouble)) => self.trouble(document, trouble),
-        }
-    }
-
-    fn committed(
-        &mut self,
-        document: &mut Document,
-        batch: Arc<Sent>,
-        result: Result<CommitReply, Trouble>,
-        repeats: u32,
-    ) -> Flow {
-        match result {
-            Err(trouble) if trouble.is_passing() => {
-                // It may have been carried out; the identities of its entries make the repetition harmless.
-                if !self.away {
-                    tracing::warn!(document = %self.id, %trouble, "a commit was not answered, repeating it");
-                    self.away = true;
-                    self.feed(document, Input::StoreAway(true))?;
-                }
-                self.commit(batch, repeats.saturating_add(1));
-                Ok(())
-            }
-            Err(trouble) => Err(End::Broken(trouble)),
-            Ok(reply) => {
-                self.committing = false;
-                let metrics = &self.inner.parts.metrics;
-                let appended = reply.verdicts.iter().filter(|v| matches!(v, document::Verdict::Ok(_))).count();
-                metrics.edits_committed.inc_by(appended as u64);
-                metrics.edit_commit_seconds.observe(batch.since.elapsed().as_secs_f64());
-                if std::mem::take(&mut self.away) {
-                    self.feed(document, Input::StoreAway(false))?;
-                }
-                self.feed(document, Input::Committed(reply))
-            }
         }
     }
 
@@ -527,6 +487,7 @@ impl Task {
         self.behind.clear();
         self.away = false;
         self.committing = false;
+        self.promises = durable::Promises::default();
         self.access.forget_reads();
     }
 }

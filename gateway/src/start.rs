@@ -31,7 +31,7 @@ use crate::{
     registry::Registry,
     server::Server,
     sign_in::SignIn,
-    store::{MemoryStore, RedisStore, Servers, Store},
+    store::{Durability, MemoryStore, RedisStore, Servers, Store},
     tickets::Tickets,
     tls,
 };
@@ -131,7 +131,12 @@ pub async fn assemble(config: &Config, live: watch::Receiver<Live>, backend: Bac
         bus: bus.clone(),
         directory: directory.clone(),
         lease: lease.clone(),
-        settings: Settings { max_document_bytes: config.document_bytes_max, ..Settings::default() },
+        settings: Settings {
+            max_document_bytes: config.document_bytes_max,
+            // Alone there is nobody else to keep anything: a promise beyond `async` is refused with the flags.
+            durable_acks: config.redis.as_ref().is_some_and(|redis| redis.durability != Durability::Async),
+            ..Settings::default()
+        },
         tickets: tickets.clone(),
         budget: budget.clone(),
         metrics: metrics.clone(),

@@ -8,7 +8,7 @@ use std::collections::BTreeSet;
 use ot::{Delta, Op};
 
 use crate::{
-    Answer, Batch, Code, Command, CommitReply, ConnectionId, Document, Entry, Mutation, Refusal, Verdict,
+    Answer, Batch, Code, Command, CommitReply, ConnectionId, Document, Entry, Mutation, Owed, Refusal, Verdict,
     connection::Connection,
     document::{Flight, Origin},
     edits::{overloaded, refusal},
@@ -34,8 +34,7 @@ impl Document {
             }
             return;
         }
-        let is_full = self.durability.waiting() >= self.settings.durable_waiting;
-        if is_full
+        if self.is_durability_full()
             || self.flight.is_some()
             || self.away_since_ms.is_some()
             || self.stalled_at == Some(self.head().version)
@@ -197,14 +196,11 @@ impl Document {
                     self.tell_digest(version);
                 }
                 if let Some(id) = origin.connection {
-                    let (identity, reply) = (&origin.identity, origin.reply);
-                    // The store knows the version of a client's last edit; the log, of those that it still has.
-                    let logged = self.history.version_of(identity).unwrap_or(version);
-                    let seq = (!identity.by_gateway).then_some(identity.seq);
-                    if matches!(verdict, Verdict::Dup(_)) {
-                        self.acknowledge_repeat(id, reply, seq, logged);
-                    } else {
-                        self.acknowledge(id, reply, seq, logged);
+                    if let Some(reply) = origin.reply {
+                        // The store knows the version of a client's last edit; the log, of those that it still has.
+                        let logged = self.history.version_of(&origin.identity).unwrap_or(version);
+                        let owed = Owed { connection: id, reply, identity: origin.identity.clone() };
+                        self.acknowledge(owed, logged, Some(verdict));
                     }
                     if version <= self.head().version && self.is_front(&origin) {
                         self.start_afresh(id, &origin);

@@ -34,9 +34,10 @@ pub enum Command {
     WatchPods(BTreeSet<Arc<str>>),
     /// Stop or go on reading this connection's socket.
     PauseReading { connection: ConnectionId, pause: bool },
-    /// Make what was committed so far as durable as the cluster promises; then comes [`crate::Input::Durable`] with this
-    /// ticket or a later one. Tickets count up. Only with [`crate::Settings::durable_acks`].
-    MakeDurable { ticket: u64 },
+    /// Make the log up to this point as durable as the cluster promises; then comes [`crate::Input::Durable`] with this
+    /// ticket or a later one. Tickets count up. `by_commit`: the reply that is being handled said that the log has all
+    /// of it; else it must be asked first. Only with [`crate::Settings::durable_acks`].
+    MakeDurable { ticket: u64, at: Point, by_commit: bool },
     /// This copy and another pod's have one history and two contents: count it. `Reopen` follows.
     Diverged { version: Version },
     /// The pod's copy cannot go on (far behind, or forked): drop it and open the document anew. All connections have been sent `rejoin`.

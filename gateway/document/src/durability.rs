@@ -7,7 +7,7 @@
 use std::collections::VecDeque;
 
 use crate::{
-    Answer, Code, Command, ConnectionId, Document, Event, Mutation, Refusal, ReplyId, Version, edits::refusal,
+    Answer, Code, Command, ConnectionId, Document, Event, Mutation, Owed, Refusal, Verdict, Version, edits::refusal,
 };
 
 /// Tickets that are out, and what waits for them.
@@ -15,7 +15,7 @@ use crate::{
 pub(crate) struct Durability {
     /// The newest ticket that was asked for.
     ticket: u64,
-    /// What the next ticket is for.
+    /// What the next tickets are for.
     open: Vec<Waiting>,
     /// Oldest first.
     rounds: VecDeque<Round>,
@@ -32,10 +32,12 @@ struct Round {
 
 #[derive(Debug)]
 pub(crate) struct Waiting {
-    pub(crate) connection: ConnectionId,
-    pub(crate) reply: ReplyId,
-    pub(crate) seq: Option<u64>,
+    pub(crate) owed: Owed,
     pub(crate) version: Version,
+    /// The commit call whose reply is being handled appended it or found it there; else this pod has seen it.
+    by_commit: bool,
+    /// Appended as this very version.
+    is_exact: bool,
 }
 
 impl Durability {
@@ -53,61 +55,82 @@ impl Durability {
 
     /// Nobody is there to be answered any more.
     pub(crate) fn forget(&mut self, id: ConnectionId) {
-        self.open.retain(|waiting| waiting.connection != id);
+        self.open.retain(|waiting| waiting.owed.connection != id);
         for round in &mut self.rounds {
-            round.waiting.retain(|waiting| waiting.connection != id);
+            round.waiting.retain(|waiting| waiting.owed.connection != id);
         }
         // Nobody waits for a ticket of nothing; that it comes true later is no harm.
         self.rounds.retain(|round| !round.waiting.is_empty());
+        self.count();
+    }
+
+    fn count(&mut self) {
         self.waiting = self.open.len() + self.rounds.iter().map(|round| round.waiting.len()).sum::<usize>();
     }
 }
 
 impl Document {
-    /// An edit is in the log as this version: says so, now or when that is durable.
-    pub(crate) fn acknowledge(&mut self, id: ConnectionId, reply: Option<ReplyId>, seq: Option<u64>, version: Version) {
-        let Some(reply) = reply else { return };
-        if !self.settings.durable_acks || self.settings.mutation == Mutation::AcknowledgeUndurable {
-            return self.answer(id, Some(reply), Ok(Answer::Version(version)));
+    /// An edit is in the log as this version: says so, now or when that is durable. `verdict`: the commit call's, where
+    /// its reply is being handled.
+    pub(crate) fn acknowledge(&mut self, owed: Owed, version: Version, verdict: Option<Verdict>) {
+        let is_exact = matches!(verdict, Some(Verdict::Ok(_)));
+        let is_broken = match self.settings.mutation {
+            Mutation::AcknowledgeUndurable => true,
+            Mutation::RepeatIsDurable => !is_exact,
+            _ => false,
+        };
+        if !self.settings.durable_acks || is_broken {
+            return self.answer(owed.connection, Some(owed.reply), Ok(Answer::Version(version)));
         }
+        self.durability.open.push(Waiting { owed, version, by_commit: verdict.is_some(), is_exact });
         self.durability.waiting += 1;
-        self.durability.open.push(Waiting { connection: id, reply, seq, version });
     }
 
-    /// The same of an edit that was in the log already. The original may be as new as any.
-    pub(crate) fn acknowledge_repeat(
-        &mut self,
-        id: ConnectionId,
-        reply: Option<ReplyId>,
-        seq: Option<u64>,
-        version: Version,
-    ) {
-        if self.settings.mutation == Mutation::RepeatIsDurable {
-            return self.answer(id, reply, Ok(Answer::Version(version)));
-        }
-        self.acknowledge(id, reply, seq, version);
-    }
-
-    /// Asks for what this input brought; a repeat too, whose original may be as new.
+    /// Asks for what this input brought; a repeat too, whose original may be as new. What lies beyond the head waits
+    /// until the head is there: a ticket is for the log up to a point, so that the store can tell whether it has it.
     pub(crate) fn ask_for_durability(&mut self, now_ms: u64) {
-        let durability = &mut self.durability;
-        if durability.open.is_empty() {
+        if self.durability.open.is_empty() {
             return;
         }
-        durability.ticket += 1;
-        let (ticket, waiting) = (durability.ticket, std::mem::take(&mut durability.open));
-        durability.rounds.push_back(Round { ticket, since_ms: now_ms, is_told: false, waiting });
-        self.out.push(Command::MakeDurable { ticket });
+        let head = self.head().clone();
+        let (ready, mut later): (Vec<_>, Vec<_>) =
+            std::mem::take(&mut self.durability.open).into_iter().partition(|waiting| waiting.version <= head.version);
+        for waiting in &mut later {
+            waiting.by_commit = false;
+        }
+        self.durability.open = later;
+        let is_taken_back = |waiting: &Waiting| {
+            let logged = self.history.canonical(waiting.version).filter(|_| waiting.is_exact);
+            logged.is_some_and(|entry| entry.identity != waiting.owed.identity)
+        };
+        if ready.iter().any(is_taken_back) {
+            // The log has something else there than it said: what this pod knows of it is not true any more.
+            self.durability.open.extend(ready);
+            return self.reopen();
+        }
+        if ready.is_empty() {
+            return;
+        }
+        let by_commit = ready.iter().all(|waiting| waiting.by_commit);
+        self.durability.ticket += 1;
+        let ticket = self.durability.ticket;
+        self.durability.rounds.push_back(Round { ticket, since_ms: now_ms, is_told: false, waiting: ready });
+        self.out.push(Command::MakeDurable { ticket, at: head, by_commit });
     }
 
     /// Everything up to this ticket is durable.
     pub(crate) fn on_durable(&mut self, ticket: u64) {
         while let Some(round) = self.durability.rounds.pop_front_if(|round| round.ticket <= ticket) {
             self.durability.waiting = self.durability.waiting.saturating_sub(round.waiting.len());
-            for Waiting { connection, reply, version, .. } in round.waiting {
-                self.answer(connection, Some(reply), Ok(Answer::Version(version)));
+            for Waiting { owed, version, .. } in round.waiting {
+                self.answer(owed.connection, Some(owed.reply), Ok(Answer::Version(version)));
             }
         }
+    }
+
+    /// Whether so many acknowledgements wait that nothing more is committed until some are out.
+    pub(crate) fn is_durability_full(&self) -> bool {
+        self.durability.waiting() >= self.settings.durable_waiting
     }
 
     /// Tells, once, that an acknowledgement is late. The edit is in the log: this is no answer.
@@ -120,10 +143,11 @@ impl Document {
             if std::mem::replace(&mut round.is_told, true) {
                 continue;
             }
-            for waiting in &round.waiting {
+            for Waiting { owed, .. } in &round.waiting {
                 let message = "the edit is in the log; its acknowledgement waits for replicas";
-                let why = Refusal { seq: waiting.seq, ..refusal(Code::NotDurableYet, message) };
-                self.out.push(Command::Send { to: vec![waiting.connection], event: Event::Error(why) });
+                let seq = (!owed.identity.by_gateway).then_some(owed.identity.seq);
+                let why = Refusal { seq, ..refusal(Code::NotDurableYet, message) };
+                self.out.push(Command::Send { to: vec![owed.connection], event: Event::Error(why) });
             }
         }
     }
@@ -137,6 +161,12 @@ impl Document {
     /// Whether an acknowledgement for this connection waits until its edit is durable.
     pub fn owes(&self, id: ConnectionId) -> bool {
         let durability = &self.durability;
-        durability.rounds.iter().any(|round| round.waiting.iter().any(|waiting| waiting.connection == id))
+        let mut waiting = durability.rounds.iter().flat_map(|round| &round.waiting).chain(&durability.open);
+        waiting.any(|waiting| waiting.owed.connection == id)
+    }
+
+    /// Whether any acknowledgement waits.
+    pub fn owes_anybody(&self) -> bool {
+        self.durability.waiting() > 0
     }
 }

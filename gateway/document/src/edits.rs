@@ -11,7 +11,7 @@ use std::{
 use ot::{Delta, Op};
 
 use crate::{
-    Answer, Canonical, Code, Command, ConnectionId, Document, Edit, Identity, Refusal, ReplyId, Role, Version,
+    Answer, Canonical, Code, Command, ConnectionId, Document, Edit, Identity, Owed, Refusal, ReplyId, Role, Version,
     chain::Own,
     connection::{Connection, Stage},
     queue::Queued,
@@ -44,7 +44,7 @@ impl Document {
                     if let Some(seq) = committed {
                         let last = connection.last_version;
                         let version = self.kept_version(id, seq).unwrap_or(last);
-                        self.acknowledge_repeat(id, edit.reply, Some(seq), version);
+                        self.acknowledge_seen(id, edit.reply, seq, version);
                     }
                     return;
                 }
@@ -167,7 +167,16 @@ impl Document {
             let _ = connection.chain.add_committed(&self.history, edit.version, edit.ops, version);
         }
         let version = kept.unwrap_or(connection.last_version);
-        self.acknowledge_repeat(id, edit.reply, Some(seq), version);
+        self.acknowledge_seen(id, edit.reply, seq, version);
+    }
+
+    /// Answers an edit that this pod knows to be in the log.
+    fn acknowledge_seen(&mut self, id: ConnectionId, reply: Option<ReplyId>, seq: u64, version: Version) {
+        let client_id = self.connections.get(&id).map(|connection| connection.client_id.clone());
+        if let (Some(client_id), Some(reply)) = (client_id, reply) {
+            let identity = Identity { id: client_id, seq, by_gateway: false };
+            self.acknowledge(Owed { connection: id, reply, identity }, version, None);
+        }
     }
 
     /// The version of an edit of this connection's client, while its canonical form is kept.

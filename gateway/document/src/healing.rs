@@ -19,8 +19,8 @@ use std::{collections::VecDeque, sync::Arc};
 use ot::{Delta, Op, Side};
 
 use crate::{
-    Batch, Canonical, Command, ConnectionId, Document, Entry, Identity, Logged, OpenError, Point, ReplyId, Snapshot,
-    Verdict, Version,
+    Batch, Canonical, Command, ConnectionId, Document, Entry, Identity, Logged, OpenError, Owed, Point, ReplyId,
+    Snapshot, Verdict, Version,
     connection::{Connection, Stage},
     cursors::Cursors,
     document::{Flight, Origin},
@@ -58,8 +58,6 @@ pub(crate) struct Lost {
     user_id: Arc<str>,
     /// As it applies at the head, after those before it in the list.
     ops: Delta,
-    /// Its version in the history that ended.
-    version: Option<Version>,
     replies: Vec<(ConnectionId, ReplyId)>,
     /// It is part of the commit call in flight.
     sent: bool,
@@ -224,9 +222,9 @@ impl Document {
     }
 
     fn acknowledge_lost(&mut self, lost: Lost, version: Version) {
-        let seq = (!lost.identity.by_gateway).then_some(lost.identity.seq);
         for (connection, reply) in lost.replies {
-            self.acknowledge(connection, Some(reply), seq, version);
+            let owed = Owed { connection, reply, identity: lost.identity.clone() };
+            self.acknowledge(owed, version, None);
         }
     }
 
@@ -240,7 +238,6 @@ impl Document {
                 client_id: entry.client_id.clone(),
                 user_id: entry.user_id.clone(),
                 ops: Delta::clone(&entry.ops),
-                version: Some(entry.at.version),
                 replies: Vec::new(),
                 sent: false,
                 logged_as: None,
@@ -252,7 +249,6 @@ impl Document {
                 client_id: lost.client_id.clone(),
                 user_id: lost.user_id.clone(),
                 ops: lost.ops.clone(),
-                version: None,
                 replies: lost.replies.clone(),
                 sent: false,
                 logged_as: None,
@@ -296,7 +292,6 @@ impl Document {
                     client_id: connection.client_id.clone(),
                     user_id: connection.user.id.clone(),
                     ops: own.ops.clone(),
-                    version: None,
                     replies: reply.map(|reply| (connection.id, reply)).into_iter().collect(),
                     sent: false,
                     logged_as: None,
@@ -314,13 +309,13 @@ impl Document {
         acknowledged: &mut [(Lost, Version)],
     ) {
         for waiting in self.durability.start_over() {
-            let is_it = |lost: &Lost| lost.version == Some(waiting.version);
+            let is_it = |lost: &Lost| lost.identity == waiting.owed.identity;
             if waiting.version <= common {
-                self.acknowledge(waiting.connection, Some(waiting.reply), waiting.seq, waiting.version);
+                self.acknowledge(waiting.owed, waiting.version, None);
             } else if let Some(lost) =
                 acknowledged.iter_mut().map(|(lost, _)| lost).chain(&mut healing.list).find(|lost| is_it(lost))
             {
-                lost.replies.push((waiting.connection, waiting.reply));
+                lost.replies.push((waiting.owed.connection, waiting.owed.reply));
             }
             // Else it is lost, and its client sends it again when it has joined.
         }

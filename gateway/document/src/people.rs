@@ -24,8 +24,9 @@ const ANSWER_AFTER_MS: u64 = 300;
 
 impl Document {
     pub(crate) fn on_leave(&mut self, id: ConnectionId, how: Leaving, reply: Option<ReplyId>, now_ms: u64) {
-        if how == Leaving::Lost {
-            self.durability.forget(id);
+        match how {
+            Leaving::Lost => self.durability.forget(id),
+            Leaving::Said => {}
         }
         self.depart(id, how == Leaving::Lost, now_ms);
         self.answer(id, reply, Ok(Answer::Empty));

@@ -86,6 +86,14 @@ pub struct ClientRow {
     pub version: Version,
 }
 
+/// An acknowledgement that a client waits for, of an edit that is in the log.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Owed {
+    pub connection: ConnectionId,
+    pub reply: ReplyId,
+    pub identity: Identity,
+}
+
 /// What a user may do with a document.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Role {

@@ -408,7 +408,7 @@ impl World {
                 Command::Commit(batch) => to.jobs.push_back(Job::Commit(batch)),
                 Command::Fetch { after } => to.jobs.push_back(Job::Fetch(after)),
                 Command::Save(snapshot) => to.jobs.push_back(Job::Save(snapshot.at.version)),
-                Command::MakeDurable { ticket } => to.jobs.push_back(Job::Durable(ticket)),
+                Command::MakeDurable { ticket, .. } => to.jobs.push_back(Job::Durable(ticket)),
                 Command::WritePresence(_) => to.replies.push_back(Input::PresenceWritten(true)),
                 Command::ReadPresence => to.replies.push_back(Input::PresenceUnread),
                 Command::Send { to: ids, event } => match event {

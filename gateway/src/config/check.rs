@@ -17,7 +17,6 @@ use crate::{
 
 impl Flags {
     pub(super) fn check(self) -> Result<Config, Mistake> {
-        self.refuse_what_is_not_built()?;
         let redis = self.redis()?;
         let jwt = self.jwt(redis.is_some())?;
         let webhooks = self.webhooks()?;
@@ -75,17 +74,6 @@ impl Flags {
             live_file: self.config,
             resume_key_file: self.resume_key_file,
         })
-    }
-
-    fn refuse_what_is_not_built(&self) -> Result<(), Mistake> {
-        // Documents do not ask for it yet: a promise that nobody keeps is worse than none.
-        match self.durability {
-            Durability::Async => Ok(()),
-            Durability::Replicated => {
-                Err(Mistake("--durability replicated is not in this version yet: use async".into()))
-            }
-            Durability::Synced => Err(Mistake("--durability synced is not in this version yet: use async".into())),
-        }
     }
 
     fn tls(&self) -> Result<Option<TlsFiles>, Mistake> {

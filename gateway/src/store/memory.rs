@@ -156,13 +156,17 @@ impl MemoryStore {
     pub(super) fn lookup(&self, document: &str, clients: &[Arc<str>], after: &Point) -> Result<LookedUp, StoreError> {
         let inner = self.lock();
         let Some(stored) = inner.documents.get(document) else {
-            return Ok(LookedUp { rows: Vec::new(), tail: Tail { forked: true, ..Tail::default() } });
+            return Ok(LookedUp {
+                rows: Vec::new(),
+                tail: Tail { forked: true, ..Tail::default() },
+                era: Era::default(),
+            });
         };
         let rows =
             clients.iter().filter_map(|client| stored.clients.get(&**client).map(|row| row.told(client))).collect();
         let tail =
             if stored.has(after) { stored.tail(after.version) } else { Tail { forked: true, ..Tail::default() } };
-        Ok(LookedUp { rows, tail })
+        Ok(LookedUp { rows, tail, era: Era::default() })
     }
 
     pub(super) fn common(&self, document: &str, points: &[Point]) -> Result<Option<Point>, StoreError> {

@@ -187,6 +187,8 @@ pub struct LookedUp {
     pub rows: Vec<document::ClientRow>,
     /// The log after the point asked for.
     pub tail: Tail,
+    /// When: see [`Store::make_durable`].
+    pub era: Era,
 }
 
 /// One of the two stores; cheap to clone.
@@ -279,7 +281,7 @@ impl Store {
     }
 
     /// Returns when everything that was committed in this era before the call is as durable as configured, entries that
-    /// others committed and repeats included. It waits as long as that takes; too few followers only make it longer.
+    /// others committed and repeats included: all that a commit or a lookup of this era saw. It waits as long as that takes; too few followers only make it longer.
     ///
     /// # Errors
     /// Passing when the era is over: what it committed may be lost. Repeat the commit, then ask again with its era.

@@ -205,7 +205,8 @@ impl RedisStore {
         let version = after.version.to_string();
         let mut arguments = vec![version.as_bytes(), after.hash.as_bytes()];
         arguments.extend(clients.iter().map(|client| client.as_bytes()));
-        let mut answer = Fields::new(self.rest.script(&READ, &keys, false, &arguments).await?.0);
+        let (answer, era) = self.rest.script(&READ, &keys, false, &arguments).await?;
+        let mut answer = Fields::new(answer);
         let forked: u8 = answer.next()?;
         let more: u8 = answer.next()?;
         let tail = Tail { forked: forked == 1, ..tail(after.version, more == 1, answer.next()?) };
@@ -214,7 +215,7 @@ impl RedisStore {
         for (client, text) in clients.iter().zip(texts).filter(|(_, text)| !text.is_empty()) {
             rows.push(row(client, &text)?);
         }
-        Ok(LookedUp { rows, tail })
+        Ok(LookedUp { rows, tail, era })
     }
 
     /// Nobody closes the semaphore.

@@ -5,7 +5,7 @@
 #![allow(dead_code, clippy::unwrap_used)]
 
 use std::{
-    collections::VecDeque,
+    collections::{HashMap, VecDeque},
     io::Write,
     net::SocketAddr,
     sync::Arc,
@@ -43,6 +43,11 @@ pub struct Gateway {
 
 impl Gateway {
     pub async fn start(redis: &str) -> Self {
+        Self::start_with(redis, &[]).await
+    }
+
+    /// The same with further flags.
+    pub async fn start_with(redis: &str, flags: &[&str]) -> Self {
         let mut secret = tempfile::NamedTempFile::new().unwrap();
         secret.write_all(SECRET.as_bytes()).unwrap();
         let url = format!("redis://{redis}");
@@ -55,7 +60,8 @@ impl Gateway {
             "--users-from-claims".as_ref(),
             "--listen=127.0.0.1:0".as_ref(),
         ];
-        let config = Config::load(words.iter().map(|word| (*word).to_owned())).unwrap();
+        let words = words.iter().map(|word| (*word).to_owned()).chain(flags.iter().map(Into::into));
+        let config = Config::load(words).unwrap();
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
         let started = runtime.spawn(async move {
             let (_, live) = tokio::sync::watch::channel(config.live.clone());
@@ -111,6 +117,13 @@ pub struct Editor {
     is_joined: bool,
     pub joins_with_content: usize,
     pub joins_with_edits: usize,
+    /// It asks for acknowledgements; these came, in order: the number and the version.
+    pub asks: bool,
+    pub acknowledged: Vec<(u64, u64)>,
+    /// What it typed under its present name, by number.
+    pub typed: HashMap<u64, String>,
+    /// What it typed under earlier names and was acknowledged.
+    pub acknowledged_before: Vec<String>,
     /// Events other than edits, for tests that look at them.
     pub heard: Vec<(String, Value)>,
     /// The last `document-joined`.
@@ -142,6 +155,10 @@ impl Editor {
             is_joined: false,
             joins_with_content: 0,
             joins_with_edits: 0,
+            asks: false,
+            acknowledged: Vec::new(),
+            typed: HashMap::new(),
+            acknowledged_before: Vec::new(),
             heard: Vec::new(),
             joined: None,
             closes: Vec::new(),
@@ -153,6 +170,13 @@ impl Editor {
     /// Connects to these gateways from now on.
     pub fn move_to(&mut self, gateways: &[SocketAddr]) {
         self.gateways = gateways.to_vec();
+    }
+
+    /// Everything whose acknowledgement came.
+    pub fn acknowledged_tokens(&self) -> Vec<String> {
+        let mut tokens = self.acknowledged_before.clone();
+        tokens.extend(self.acknowledged.iter().filter_map(|(seq, _)| self.typed.get(seq).cloned()));
+        tokens
     }
 
     pub fn text(&self) -> String {
@@ -285,6 +309,13 @@ impl Editor {
                 self.heard.push(("join-error".to_owned(), error.clone()));
                 self.again(error).await;
             }
+        } else if let Some(answer) = text.strip_prefix("432") {
+            let (seq, answer) = answer.split_at(answer.find('[').unwrap());
+            let answer: Value = serde_json::from_str(answer).unwrap();
+            match answer[0].get("error") {
+                Some(error) => self.again(&error.clone()).await,
+                None => self.acknowledged.push((seq.parse().unwrap(), answer[0]["version"].as_u64().unwrap())),
+            }
         } else if let Some(event) = text.strip_prefix("42") {
             let event: Value = serde_json::from_str(event).unwrap();
             self.event(event[0].as_str().unwrap(), &event[1]).await;
@@ -338,7 +369,9 @@ impl Editor {
             "draining" => self.hints.push((Instant::now(), payload["reconnectAfterMs"].as_u64().unwrap())),
             "error" => {
                 self.heard.push((name.to_owned(), payload.clone()));
-                self.again(payload).await;
+                if payload["code"] != "NOT_DURABLE_YET" {
+                    self.again(payload).await;
+                }
             }
             _ => self.heard.push((name.to_owned(), payload.clone())),
         }
@@ -372,12 +405,31 @@ impl Editor {
             assert_eq!(self.confirmed.to_delta(), content);
         }
         self.at(payload);
+        let first = self.unconfirmed.front().map_or(self.next_seq, |(seq, _)| *seq);
+        if self.session.is_some() && first > last_seq + 1 {
+            // The log has lost edits that were confirmed: the numbers of this name do not fit any more.
+            return self.rename();
+        }
         self.next_seq = self.next_seq.max(last_seq + 1);
         self.session = Some(payload["session"].as_str().unwrap().to_owned());
         self.is_joined = true;
         for (seq, ops) in self.unconfirmed.clone() {
             self.send_edit(seq, &ops).await;
         }
+    }
+
+    fn rename(&mut self) {
+        self.acknowledged_before = self.acknowledged_tokens();
+        self.acknowledged.clear();
+        self.client_id.push('x');
+        let typed = std::mem::take(&mut self.typed);
+        for (number, (seq, _)) in self.unconfirmed.iter_mut().enumerate() {
+            let token = typed.get(seq).cloned().unwrap_or_default();
+            *seq = number as u64 + 1;
+            self.typed.insert(*seq, token);
+        }
+        self.next_seq = self.unconfirmed.len() as u64 + 1;
+        (self.session, self.socket, self.is_joined) = (None, None, false);
     }
 
     fn at(&mut self, payload: &Value) {
@@ -430,13 +482,15 @@ impl Editor {
         let seq = self.next_seq;
         self.next_seq += 1;
         self.unconfirmed.push_back((seq, ops.clone()));
+        self.typed.insert(seq, token.to_owned());
         self.send_edit(seq, &ops).await;
     }
 
-    async fn send_edit(&mut self, seq: u64, ops: &Delta) {
+    pub async fn send_edit(&mut self, seq: u64, ops: &Delta) {
         let edit = json!({"documentId": self.document, "version": self.version, "ops": DeltaJson(ops), "seq": seq,
             "session": self.session});
-        self.send(format!("42{}", json!(["edit", edit]))).await;
+        let callback = if self.asks { format!("2{seq}") } else { String::new() };
+        self.send(format!("42{callback}{}", json!(["edit", edit]))).await;
     }
 
     async fn send(&mut self, text: String) {

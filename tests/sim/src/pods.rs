@@ -309,8 +309,7 @@ impl World {
                         connection.paused = pause;
                     }
                 }
-                // Acknowledgements do not wait here yet: `durable_acks` is off.
-                Command::MakeDurable { ticket } => self.pods[pod].jobs.push_back(Job::Wait { ticket }),
+                Command::MakeDurable { ticket, .. } => self.pods[pod].jobs.push_back(Job::Wait { ticket }),
                 Command::Diverged { version } => return Err(Broken(format!("copies differ at {version}"))),
                 Command::Reopen => return self.reopen(pod),
             }

@@ -1,0 +1,64 @@
+//! The task's part in commits: one call, repeated until it is answered.
+//!
+//! In: batches, answers of the store. Out: replies for the document, and whether the store is away.
+
+use std::{sync::Arc, time::Duration};
+
+use document::{CommitReply, Document, Input};
+
+use super::{Done, End, Flow, Sent, Task};
+use crate::{
+    document_io::{self as io, Trouble},
+    store::Era,
+};
+
+/// A commit that was not answered is repeated after this time, twice as long each time, between these bounds.
+const REPEAT_MIN: Duration = Duration::from_millis(50);
+const REPEAT_MAX: Duration = Duration::from_millis(500);
+
+impl Task {
+    pub(super) fn commit(&self, batch: Arc<Sent>, repeats: u32) {
+        let (parts, id) = (self.inner.parts.clone(), Arc::clone(&self.id));
+        self.start(async move {
+            if let Some(exponent) = repeats.checked_sub(1) {
+                tokio::time::sleep((REPEAT_MIN * 2u32.pow(exponent.min(8))).min(REPEAT_MAX)).await;
+            }
+            let result = io::commit(&parts, &id, &batch.head, batch.floor, &batch.entries).await;
+            Done::Committed { batch, result, repeats }
+        });
+    }
+
+    pub(super) fn committed(
+        &mut self,
+        document: &mut Document,
+        batch: Arc<Sent>,
+        result: Result<(CommitReply, Era), Trouble>,
+        repeats: u32,
+    ) -> Flow {
+        match result {
+            Err(trouble) if trouble.is_passing() => {
+                // It may have been carried out; the identities of its entries make the repetition harmless.
+                if !self.away {
+                    tracing::warn!(document = %self.id, %trouble, "a commit was not answered, repeating it");
+                    self.away = true;
+                    self.feed(document, Input::StoreAway(true))?;
+                }
+                self.commit(batch, repeats.saturating_add(1));
+                Ok(())
+            }
+            Err(trouble) => Err(End::Broken(trouble)),
+            Ok((reply, era)) => {
+                self.committing = false;
+                self.promises.committed_in(era);
+                let metrics = &self.inner.parts.metrics;
+                let appended = reply.verdicts.iter().filter(|v| matches!(v, document::Verdict::Ok(_))).count();
+                metrics.edits_committed.inc_by(appended as u64);
+                metrics.edit_commit_seconds.observe(batch.since.elapsed().as_secs_f64());
+                if std::mem::take(&mut self.away) {
+                    self.feed(document, Input::StoreAway(false))?;
+                }
+                self.feed(document, Input::Committed(reply))
+            }
+        }
+    }
+}

@@ -1,0 +1,194 @@
+//! What an acknowledgement promises, on real servers: a primary, followers that go away, a primary that is killed.
+#![allow(clippy::unwrap_used, missing_docs, unreachable_pub)]
+
+mod editor;
+mod servers;
+
+use editor::{Editor, Gateway};
+use ot::Delta;
+use redis::{AsyncCommands, aio::MultiplexedConnection};
+use servers::{Engine, Server, eventually};
+
+macro_rules! on {
+    ($module:ident $engine:ident $level:literal: $($name:ident)*) => {
+        mod $module { $(#[tokio::test] async fn $name() {
+            if super::Server::start(super::Engine::$engine, &[]).await.is_some() {
+                super::$name(super::Engine::$engine, $level).await;
+            }
+        })* }
+    };
+}
+
+on! { redis_replicated Redis "replicated":
+    nothing_is_acknowledged_while_the_follower_is_away
+    every_acknowledged_edit_survives_the_primary_once
+    a_duplicate_whose_original_is_not_replicated_yet_is_acknowledged_when_it_is
+}
+on! { valkey_replicated Valkey "replicated":
+    nothing_is_acknowledged_while_the_follower_is_away
+    every_acknowledged_edit_survives_the_primary_once
+    a_duplicate_whose_original_is_not_replicated_yet_is_acknowledged_when_it_is
+}
+on! { valkey_synced Valkey "synced":
+    nothing_is_acknowledged_while_the_follower_is_away
+    every_acknowledged_edit_survives_the_primary_once
+    a_duplicate_whose_original_is_not_replicated_yet_is_acknowledged_when_it_is
+}
+on! { redis_async Redis "async": a_duplicate_is_answered_with_the_version_of_its_entry }
+on! { valkey_async Valkey "async": a_duplicate_is_answered_with_the_version_of_its_entry }
+
+async fn nothing_is_acknowledged_while_the_follower_is_away(engine: Engine, level: &str) {
+    let stage = Stage::new(engine, level).await;
+    let mut ann = stage.editor("ann", 1);
+    ann.type_all(tokens("early", 3)).await;
+    ann.until("what the follower has is acknowledged", |ann| ann.acknowledged.len() == 3).await;
+    signal(&stage.follower, "-STOP");
+    ann.type_all(tokens("late", 3)).await;
+    // All are confirmed: they are in the log, and everybody sees them.
+    ann.until("it is told that they are not durable", |ann| not_durable(ann).len() == 3).await;
+    assert_eq!(not_durable(&ann), [4, 5, 6]);
+    assert_eq!(ann.acknowledged.len(), 3, "{:?}", ann.acknowledged);
+    signal(&stage.follower, "-CONT");
+    ann.until("the follower has them", |ann| ann.acknowledged.len() == 6).await;
+    assert_eq!(ann.acknowledged, (1..=6).map(|n| (n, n)).collect::<Vec<_>>(), "in order, with their versions");
+    assert_eq!(not_durable(&ann).len(), 3, "once for each");
+}
+
+async fn every_acknowledged_edit_survives_the_primary_once(engine: Engine, level: &str) {
+    let mut stage = Stage::new(engine, level).await;
+    let (mut ann, mut bob) = (stage.editor("ann", 1), stage.editor("bob", 2));
+    let third = stage.third.take().unwrap();
+    let killing = async {
+        let mut client = stage.primary.client().await;
+        eventually("they are typing", async || client.hget::<_, _, u64>("{doc:d}:meta", "v").await.unwrap_or(0) > 150)
+            .await;
+        stage.primary.kill();
+        promote(&stage.follower, 1).await;
+        follow(&third, &stage.follower).await;
+    };
+    tokio::join!(ann.type_all(tokens("ann", 200)), bob.type_all(tokens("bob", 200)), killing);
+    let mut newcomer = stage.editor("eve", 3);
+    newcomer.until("the newcomer is in", Editor::is_joined).await;
+    let words: Vec<String> = newcomer.text().split_whitespace().map(str::to_owned).collect();
+    for editor in [&mut ann, &mut bob] {
+        editor.until("the editor has it all", |editor| editor.is_joined() && editor.version >= newcomer.version).await;
+        assert_eq!(editor.text(), newcomer.text(), "{}", editor.user);
+        let acknowledged = editor.acknowledged_tokens();
+        assert!(acknowledged.len() > 20, "{} were acknowledged", acknowledged.len());
+        for token in acknowledged {
+            assert_eq!(words.iter().filter(|word| **word == token).count(), 1, "{token} in {}", newcomer.text());
+        }
+    }
+    let mut twice = words.clone();
+    twice.sort();
+    twice.dedup();
+    assert_eq!(twice.len(), words.len(), "no word is there twice");
+}
+
+async fn a_duplicate_whose_original_is_not_replicated_yet_is_acknowledged_when_it_is(engine: Engine, level: &str) {
+    let stage = Stage::new(engine, level).await;
+    let mut ann = stage.editor("ann", 1);
+    ann.type_all(tokens("early", 1)).await;
+    ann.until("the first is acknowledged", |ann| ann.acknowledged.len() == 1).await;
+    signal(&stage.follower, "-STOP");
+    ann.type_all(tokens("late", 1)).await;
+    assert_eq!(ann.acknowledged.len(), 1);
+    drop(ann);
+    // The same editor on the other gateway does not know that its second edit is in the log, and sends it again.
+    let mut again = Editor::new("ann", "d", &[stage.gateways[1].address], 1);
+    again.asks = true;
+    again.until("it is back", Editor::is_joined).await;
+    again.send_edit(2, &Delta::new().insert("late0000 ", None)).await;
+    again.until("it is told that this is not durable", |again| not_durable(again) == [2]).await;
+    assert_eq!(again.acknowledged, [], "the original is on the primary alone");
+    signal(&stage.follower, "-CONT");
+    again.until("the follower has it", |again| !again.acknowledged.is_empty()).await;
+    assert_eq!(again.acknowledged, [(2, 2)]);
+    assert_eq!(again.text().matches("late0000").count(), 1, "{}", again.text());
+}
+
+async fn a_duplicate_is_answered_with_the_version_of_its_entry(engine: Engine, level: &str) {
+    let stage = Stage::new(engine, level).await;
+    let mut ann = stage.editor("ann", 1);
+    ann.type_all(tokens("word", 3)).await;
+    drop(ann);
+    let mut bob = stage.editor("bob", 2);
+    bob.type_all(tokens("other", 2)).await;
+    let mut again = Editor::new("ann", "d", &[stage.gateways[1].address], 1);
+    again.asks = true;
+    again.until("it is back", Editor::is_joined).await;
+    for seq in [1, 2, 3] {
+        again.send_edit(seq, &Delta::new().insert("again", None)).await;
+    }
+    again.until("all are answered", |again| again.acknowledged.len() == 3).await;
+    assert_eq!(again.acknowledged, [(1, 1), (2, 2), (3, 3)]);
+    assert!(!again.text().contains("again"));
+}
+
+/// A primary with a follower, a third server that follows nobody yet, and two gateways.
+struct Stage {
+    primary: Server,
+    follower: Server,
+    third: Option<Server>,
+    gateways: [Gateway; 2],
+}
+
+impl Stage {
+    async fn new(engine: Engine, level: &str) -> Self {
+        let start = async || Server::start(engine, &["--repl-diskless-sync-delay", "0"]).await.unwrap();
+        let (primary, follower, third) = (start().await, start().await, start().await);
+        let mut client = primary.client().await;
+        for user in ["ann", "bob", "eve"] {
+            client.set::<_, _, ()>(format!("doc:d:access:{user}"), "write").await.unwrap();
+        }
+        run(&mut client, &["HSET", "collab:fence", "epoch", "0"]).await;
+        follow(&follower, &primary).await;
+        let addresses = format!("{},{}", primary.address(), follower.address());
+        let gateway = async || Gateway::start_with(&addresses, &["--durability", level]).await;
+        let gateways = [gateway().await, gateway().await];
+        Self { primary, follower, third: Some(third), gateways }
+    }
+
+    fn editor(&self, user: &str, seed: u64) -> Editor {
+        let index = usize::from(user == "bob");
+        let mut editor = Editor::new(user, "d", &[self.gateways[index].address], seed);
+        editor.asks = true;
+        editor
+    }
+}
+
+fn tokens(name: &str, count: usize) -> Vec<String> {
+    (0..count).map(|n| format!("{name}{n:04}")).collect()
+}
+
+/// The numbers of the edits that it was told to be in the log, but not durable.
+fn not_durable(editor: &Editor) -> Vec<u64> {
+    let told = editor.heard.iter().filter(|(name, error)| name == "error" && error["code"] == "NOT_DURABLE_YET");
+    told.map(|(_, error)| error["seq"].as_u64().unwrap()).collect()
+}
+
+async fn follow(follower: &Server, primary: &Server) {
+    let mut client = follower.client().await;
+    run(&mut client, &["REPLICAOF", "127.0.0.1", &primary.port.to_string()]).await;
+    eventually("the follower follows", async || {
+        let info: String = redis::cmd("INFO").arg("replication").query_async(&mut client).await.unwrap();
+        info.contains("master_link_status:up")
+    })
+    .await;
+}
+
+async fn promote(follower: &Server, epoch: u64) {
+    let mut client = follower.client().await;
+    run(&mut client, &["REPLICAOF", "NO", "ONE"]).await;
+    run(&mut client, &["HSET", "collab:fence", "epoch", &epoch.to_string()]).await;
+}
+
+fn signal(server: &Server, signal: &str) {
+    let process = server.process().to_string();
+    assert!(std::process::Command::new("kill").args([signal, &process]).status().unwrap().success());
+}
+
+async fn run(client: &mut MultiplexedConnection, words: &[&str]) {
+    let mut command = redis::cmd(words[0]);
+    command.arg(&words[1..]).exec_async(client).await.unwrap();
+}

@@ -1,7 +1,9 @@
 //! Gateways as processes of their own, for tests of signals, exit codes and what is scraped.
 //!
 //! In: where Redis is, further flags. Out: a process that serves, its ports, what it logs, how it ended.
-#![allow(dead_code, clippy::unwrap_used)]
+#![allow(dead_code, reason = "each test file uses its part")]
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on says where")]
+#![allow(clippy::zombie_processes, reason = "dropping a pod waits; where it is never made, the test's process ends")]
 
 use std::{
     io::{BufRead, BufReader, Write},

@@ -46,8 +46,9 @@ impl Document {
         let mut clients = BTreeSet::new();
         let mut entries = Vec::new();
         let mut origins = Vec::new();
-        let mut bytes = 0_usize;
+        let (mut bytes, mut grown) = (0_usize, 0_usize);
         if let Some((entry, origin)) = self.newline_entry() {
+            grown += growth_bytes(&entry.ops);
             bytes += entry.ops.weight_bytes() + ENTRY_FRAME_BYTES;
             clients.insert(entry.client_id.clone());
             entries.push(entry);
@@ -70,7 +71,13 @@ impl Document {
             if !entries.is_empty() && bytes + weight > self.settings.batch_bytes {
                 break;
             }
+            // Each fits alone, all together may not: who is left over is judged when the others are in the document.
+            let growth = growth_bytes(&own.ops);
+            if !entries.is_empty() && growth > 0 && self.would_be_too_large(grown + growth) {
+                break;
+            }
             bytes += weight;
+            grown += growth;
             let base = self.head().version;
             let Some(connection) = self.source_mut(source) else { continue };
             let (id, client_id) = (connection.id, connection.client_id.clone());
@@ -272,20 +279,16 @@ impl Document {
     fn fits(&self, ops: &Delta) -> Result<(), Refusal> {
         let rope = self.history.rope();
         rope.check(ops).map_err(|invalid| refusal(Code::OpInvalid, format!("{invalid} as it is now")))?;
-        let (mut added, mut removed) = (0_usize, 0_usize);
-        for op in ops.ops() {
-            match op {
-                Op::Delete { length } => removed += length,
-                Op::Retain { attributes: None, .. } => {}
-                Op::Insert { .. } | Op::Embed { .. } | Op::Retain { .. } => added += op.weight_bytes(),
-            }
-        }
-        let limit = self.settings.max_document_bytes;
-        if added > removed && rope.bytes().saturating_add(added - removed) > limit {
-            let message = format!("the document would be larger than {limit} bytes");
+        let growth = growth_bytes(ops);
+        if growth > 0 && self.would_be_too_large(growth) {
+            let message = format!("the document would be larger than {} bytes", self.settings.max_document_bytes);
             return Err(refusal(Code::DocumentTooLarge, message));
         }
         Ok(())
+    }
+
+    fn would_be_too_large(&self, growth_bytes: usize) -> bool {
+        self.history.rope().bytes().saturating_add(growth_bytes) > self.settings.max_document_bytes
     }
 
     /// All sessions with an edit to send, by the time it came.
@@ -317,4 +320,17 @@ impl Document {
             Source::Draining(index) => self.draining.get_mut(index),
         }
     }
+}
+
+/// By how many bytes an edit makes a document larger, at most.
+fn growth_bytes(ops: &Delta) -> usize {
+    let (mut added, mut removed) = (0_usize, 0_usize);
+    for op in ops.ops() {
+        match op {
+            Op::Delete { length } => removed += length,
+            Op::Retain { attributes: None, .. } => {}
+            Op::Insert { .. } | Op::Embed { .. } | Op::Retain { .. } => added += op.weight_bytes(),
+        }
+    }
+    added.saturating_sub(removed)
 }

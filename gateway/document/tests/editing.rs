@@ -206,6 +206,24 @@ fn a_document_does_not_grow_beyond_its_limit_but_may_shrink() {
 }
 
 #[test]
+fn edits_that_fit_one_by_one_but_not_together_are_judged_one_after_the_other() {
+    let settings = Settings { max_document_bytes: 200, ..Settings::default() };
+    let mut desk = Desk::with(settings, Delta::new().insert(&"x".repeat(100), None));
+    for id in 1..=3 {
+        desk.join(id);
+    }
+    desk.hold = true;
+    desk.edit(1, 0, 1, insert(0, "a"));
+    desk.edit(2, 0, 1, insert(0, &"b".repeat(60)));
+    desk.edit(3, 0, 1, insert(0, &"c".repeat(60)));
+    desk.take(3);
+    desk.release();
+    assert_eq!(desk.log.len(), 2);
+    assert_eq!(desk.refusal(3).code, Code::DocumentTooLarge);
+    assert_eq!(desk.text(), format!("{}a{}", "b".repeat(60), "x".repeat(100)));
+}
+
+#[test]
 fn a_version_that_is_not_in_the_log_is_refused_after_asking_the_store() {
     let mut desk = Desk::new();
     desk.join(1);

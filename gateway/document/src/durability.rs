@@ -74,11 +74,9 @@ impl Document {
     /// its reply is being handled.
     pub(crate) fn acknowledge(&mut self, owed: Owed, version: Version, verdict: Option<Verdict>) {
         let is_exact = matches!(verdict, Some(Verdict::Ok(_)));
-        let is_broken = match self.settings.mutation {
-            Mutation::AcknowledgeUndurable => true,
-            Mutation::RepeatIsDurable => !is_exact,
-            _ => false,
-        };
+        let mutation = self.settings.mutation;
+        let is_broken =
+            mutation == Mutation::AcknowledgeUndurable || (mutation == Mutation::RepeatIsDurable && !is_exact);
         if !self.settings.durable_acks || is_broken {
             return self.answer(owed.connection, Some(owed.reply), Ok(Answer::Version(version)));
         }

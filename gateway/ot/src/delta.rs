@@ -57,6 +57,15 @@ impl Op {
         FRAME_BYTES + value + self.attributes().map_or(0, attributes_weight_bytes)
     }
 
+    /// Whether its length is zero; counting a text is not needed to know that.
+    fn is_void(&self) -> bool {
+        match self {
+            Op::Insert { text, .. } => text.is_empty(),
+            Op::Embed { .. } => false,
+            Op::Retain { length, .. } | Op::Delete { length } => *length == 0,
+        }
+    }
+
     /// Whether it adds something.
     pub fn is_insert(&self) -> bool {
         matches!(self, Op::Insert { .. } | Op::Embed { .. })
@@ -158,7 +167,7 @@ impl Delta {
 
     /// Appends one component as quill-delta's `push` does. Components of length zero are ignored.
     pub fn push(&mut self, op: Op) {
-        if op.length() == 0 {
+        if op.is_void() {
             return;
         }
         let mut at = self.ops.len();
@@ -185,6 +194,15 @@ impl Delta {
             }
             _ if at_end => self.ops.push(op),
             _ => self.ops.insert(at, op),
+        }
+    }
+
+    /// The same for a retain that changes nothing, the most frequent component of transformed edits.
+    pub(crate) fn push_plain_retain(&mut self, more: usize) {
+        match self.ops.last_mut() {
+            Some(Op::Retain { length, attributes: None }) => *length = length.saturating_add(more),
+            _ if more > 0 => self.ops.push(Op::Retain { length: more, attributes: None }),
+            _ => {}
         }
     }
 

@@ -30,6 +30,7 @@ pub use transform::{Bias, Side, cross};
 pub const EMBED_CHARACTER: char = '\u{FFFC}';
 
 /// The length of a text in UTF-16 code units.
+#[inline]
 pub fn utf16_length(text: &str) -> usize {
     // The common case, and far quicker than decoding.
     if text.is_ascii() { text.len() } else { text.chars().map(char::len_utf16).sum() }

@@ -40,13 +40,15 @@ impl Delta {
     #[must_use]
     pub fn transform(&self, other: &Delta, first: Side) -> Delta {
         let this_first = first == Side::This;
+        let other_ops = other.ops.len();
         let mut this = Walk::new(self);
         let mut other = Walk::new(other);
-        let mut out = Delta::new();
+        // Most edits have two or three components, of which one may be cut in two.
+        let mut out = Delta { ops: Vec::with_capacity(other_ops + 1) };
         while this.has_next() || other.has_next() {
             if this.kind() == Kind::Insert && (this_first || other.kind() != Kind::Insert) {
                 let length = this.left();
-                out.push(Op::Retain { length, attributes: None });
+                out.push_plain_retain(length);
                 this.skip(length);
             } else if other.kind() == Kind::Insert {
                 let length = other.left();
@@ -61,8 +63,10 @@ impl Delta {
                 } else if other.kind() == Kind::Delete {
                     out.push(Op::Delete { length });
                 } else {
-                    let attributes = transform_attributes(this.attributes(), other.attributes(), this_first);
-                    out.push(Op::Retain { length, attributes });
+                    match transform_attributes(this.attributes(), other.attributes(), this_first) {
+                        None => out.push_plain_retain(length),
+                        attributes => out.push(Op::Retain { length, attributes }),
+                    }
                 }
                 this.skip(length);
                 other.skip(length);

@@ -15,7 +15,7 @@ use collab_gateway::{
 use editor::{Editor, Gateway};
 use futures_util::future::join_all;
 use redis::aio::MultiplexedConnection;
-use servers::{Engine, PATIENCE, Server, eventually};
+use servers::{Engine, PATIENCE, Server, eventually, run};
 use tokio_util::sync::CancellationToken;
 
 /// One on each node; checked when the cluster is built.
@@ -289,8 +289,4 @@ async fn version(client: &mut MultiplexedConnection, document: &str) -> Option<u
 
 async fn ask(client: &mut MultiplexedConnection, words: &[&str]) -> String {
     redis::cmd(words[0]).arg(&words[1..]).query_async(client).await.unwrap()
-}
-
-async fn run(client: &mut MultiplexedConnection, words: &[&str]) {
-    redis::cmd(words[0]).arg(&words[1..]).exec_async(client).await.unwrap_or_else(|error| panic!("{words:?}: {error}"));
 }

@@ -6,8 +6,8 @@ mod servers;
 
 use editor::{Editor, Gateway};
 use ot::Delta;
-use redis::{AsyncCommands, aio::MultiplexedConnection};
-use servers::{Engine, Server, eventually};
+use redis::AsyncCommands;
+use servers::{Engine, Server, eventually, run};
 
 macro_rules! on {
     ($module:ident $engine:ident $level:literal: $($name:ident)*) => {
@@ -42,13 +42,13 @@ async fn nothing_is_acknowledged_while_the_follower_is_away(engine: Engine, leve
     let mut ann = stage.editor("ann", 1);
     ann.type_all(tokens("early", 3)).await;
     ann.until("what the follower has is acknowledged", |ann| ann.acknowledged.len() == 3).await;
-    signal(&stage.follower, "-STOP");
+    stage.follower.signal("-STOP");
     ann.type_all(tokens("late", 3)).await;
     // All are confirmed: they are in the log, and everybody sees them.
     ann.until("it is told that they are not durable", |ann| not_durable(ann).len() == 3).await;
     assert_eq!(not_durable(&ann), [4, 5, 6]);
     assert_eq!(ann.acknowledged.len(), 3, "{:?}", ann.acknowledged);
-    signal(&stage.follower, "-CONT");
+    stage.follower.signal("-CONT");
     ann.until("the follower has them", |ann| ann.acknowledged.len() == 6).await;
     assert_eq!(ann.acknowledged, (1..=6).map(|n| (n, n)).collect::<Vec<_>>(), "in order, with their versions");
     assert_eq!(not_durable(&ann).len(), 3, "once for each");
@@ -63,8 +63,8 @@ async fn every_acknowledged_edit_survives_the_primary_once(engine: Engine, level
         eventually("they are typing", async || client.hget::<_, _, u64>("{doc:d}:meta", "v").await.unwrap_or(0) > 150)
             .await;
         stage.primary.kill();
-        promote(&stage.follower, 1).await;
-        follow(&third, &stage.follower).await;
+        stage.follower.promote(1).await;
+        third.follow(&stage.follower).await;
     };
     tokio::join!(ann.type_all(tokens("ann", 200)), bob.type_all(tokens("bob", 200)), killing);
     let mut newcomer = stage.editor("eve", 3);
@@ -90,7 +90,7 @@ async fn a_duplicate_whose_original_is_not_replicated_yet_is_acknowledged_when_i
     let mut ann = stage.editor("ann", 1);
     ann.type_all(tokens("early", 1)).await;
     ann.until("the first is acknowledged", |ann| ann.acknowledged.len() == 1).await;
-    signal(&stage.follower, "-STOP");
+    stage.follower.signal("-STOP");
     ann.type_all(tokens("late", 1)).await;
     assert_eq!(ann.acknowledged.len(), 1);
     drop(ann);
@@ -101,7 +101,7 @@ async fn a_duplicate_whose_original_is_not_replicated_yet_is_acknowledged_when_i
     again.send_edit(2, &Delta::new().insert("late0000 ", None)).await;
     again.until("it is told that this is not durable", |again| not_durable(again) == [2]).await;
     assert_eq!(again.acknowledged, [], "the original is on the primary alone");
-    signal(&stage.follower, "-CONT");
+    stage.follower.signal("-CONT");
     again.until("the follower has it", |again| !again.acknowledged.is_empty()).await;
     assert_eq!(again.acknowledged, [(2, 2)]);
     assert_eq!(again.text().matches("late0000").count(), 1, "{}", again.text());
@@ -142,7 +142,7 @@ impl Stage {
             client.set::<_, _, ()>(format!("doc:d:access:{user}"), "write").await.unwrap();
         }
         run(&mut client, &["HSET", "collab:fence", "epoch", "0"]).await;
-        follow(&follower, &primary).await;
+        follower.follow(&primary).await;
         let addresses = format!("{},{}", primary.address(), follower.address());
         let gateway = async || Gateway::start_with(&addresses, &["--durability", level]).await;
         let gateways = [gateway().await, gateway().await];
@@ -165,30 +165,4 @@ fn tokens(name: &str, count: usize) -> Vec<String> {
 fn not_durable(editor: &Editor) -> Vec<u64> {
     let told = editor.heard.iter().filter(|(name, error)| name == "error" && error["code"] == "NOT_DURABLE_YET");
     told.map(|(_, error)| error["seq"].as_u64().unwrap()).collect()
-}
-
-async fn follow(follower: &Server, primary: &Server) {
-    let mut client = follower.client().await;
-    run(&mut client, &["REPLICAOF", "127.0.0.1", &primary.port.to_string()]).await;
-    eventually("the follower follows", async || {
-        let info: String = redis::cmd("INFO").arg("replication").query_async(&mut client).await.unwrap();
-        info.contains("master_link_status:up")
-    })
-    .await;
-}
-
-async fn promote(follower: &Server, epoch: u64) {
-    let mut client = follower.client().await;
-    run(&mut client, &["REPLICAOF", "NO", "ONE"]).await;
-    run(&mut client, &["HSET", "collab:fence", "epoch", &epoch.to_string()]).await;
-}
-
-fn signal(server: &Server, signal: &str) {
-    let process = server.process().to_string();
-    assert!(std::process::Command::new("kill").args([signal, &process]).status().unwrap().success());
-}
-
-async fn run(client: &mut MultiplexedConnection, words: &[&str]) {
-    let mut command = redis::cmd(words[0]);
-    command.arg(&words[1..]).exec_async(client).await.unwrap();
 }

@@ -15,7 +15,7 @@ use collab_gateway::{
 };
 use document::{Identity, Point, Verdict};
 use redis::aio::MultiplexedConnection;
-use servers::{Engine, PATIENCE, Server, eventually};
+use servers::{Engine, PATIENCE, Server, eventually, run};
 
 /// Documents that a busy pod has open.
 const MANY: usize = 5_000;
@@ -53,13 +53,13 @@ async fn what_was_made_durable_survives_the_primary(engine: Engine) {
         (head, durable) = (next.clone(), next.version);
     }
     // The follower stops, and what comes now is on the primary alone.
-    signal(&follower, "-STOP").await;
+    follower.signal("-STOP");
     let (next, era) = commit(&store, &head).await;
     let waiting = tokio::time::timeout(Duration::from_millis(1_500), store.make_durable(era)).await;
     assert!(waiting.is_err(), "nobody has version {}: {waiting:?}", next.version);
     primary.kill();
-    signal(&follower, "-CONT").await;
-    promote(&follower, 1).await;
+    follower.signal("-CONT");
+    follower.promote(1).await;
     eventually("the promoted one is used", async || store.open("d").await.is_ok()).await;
     let opened = store.open("d").await.unwrap().unwrap();
     assert!(opened.head.version >= durable, "{} of {durable}", opened.head.version);
@@ -70,13 +70,13 @@ async fn a_wait_without_a_write_promises_nothing(engine: Engine) {
     let (primary, follower) = pair(engine).await;
     let mut client = primary.client().await;
     run(&mut client, &["SET", "k", "1"]).await;
-    signal(&follower, "-STOP").await;
+    follower.signal("-STOP");
     run(&mut client, &["SET", "k", "2"]).await;
     let mut other = primary.client().await;
     let without: i64 = redis::cmd("WAIT").arg(1).arg(200).query_async(&mut other).await.unwrap();
     run(&mut other, &["SET", "w", "1"]).await;
     let with: i64 = redis::cmd("WAIT").arg(1).arg(200).query_async(&mut other).await.unwrap();
-    signal(&follower, "-CONT").await;
+    follower.signal("-CONT");
     assert_eq!((without, with), (1, 0), "without a write of its own a connection waits for nothing");
 }
 
@@ -90,7 +90,7 @@ async fn a_lost_connection_leaves_open_whether_it_is_durable(engine: Engine) {
         let (primary, follower) = pair(engine).await;
         let store = store(&[&primary, &follower], *level);
         let head = store.create("d", creation()).await.unwrap().head;
-        signal(&follower, "-STOP").await;
+        follower.signal("-STOP");
         let (_, era) = commit(&store, &head).await;
         let asked = tokio::spawn(async move { store.make_durable(era).await });
         let mut client = primary.client().await;
@@ -100,7 +100,7 @@ async fn a_lost_connection_leaves_open_whether_it_is_durable(engine: Engine) {
         }
         eventually("it waits again", async || blocked(&mut client).await > 0).await;
         assert!(!asked.is_finished(), "nobody but the primary has it");
-        signal(&follower, "-CONT").await;
+        follower.signal("-CONT");
         tokio::time::timeout(PATIENCE, asked).await.unwrap().unwrap().unwrap();
     }
 }
@@ -128,7 +128,7 @@ async fn disks_that_write_every_second_make_it_durable(engine: Engine) {
 async fn a_follower_without_a_disk_makes_nothing_synced(engine: Engine) {
     let primary = Server::start(engine, &["--repl-diskless-sync-delay", "0"]).await.unwrap();
     let follower = Server::start(engine, &["--appendonly", "no"]).await.unwrap();
-    follow(&follower, &primary).await;
+    follower.follow(&primary).await;
     let store = store(&[&primary, &follower], Durability::Synced);
     let head = store.create("d", creation()).await.unwrap().head;
     let (_, era) = commit(&store, &head).await;
@@ -145,14 +145,14 @@ async fn blocked(client: &mut MultiplexedConnection) -> u32 {
 async fn a_commit_of_another_era_is_not_called_durable(engine: Engine) {
     let (mut primary, follower) = pair(engine).await;
     let third = Server::start(engine, &[]).await.unwrap();
-    follow(&third, &primary).await;
+    third.follow(&primary).await;
     let store = store(&[&primary, &follower, &third], Durability::Replicated);
     let head = store.create("d", creation()).await.unwrap().head;
     let (_, era) = commit(&store, &head).await;
     let before = *store.history_changes().borrow();
     primary.kill();
-    promote(&follower, 1).await;
-    follow(&third, &follower).await;
+    follower.promote(1).await;
+    third.follow(&follower).await;
     eventually("the promoted one is used", async || store.ping().await.is_ok()).await;
     assert!(*store.history_changes().borrow() > before, "whoever holds a history must check it");
     // The new primary has a follower: only the era tells that this commit may be lost.
@@ -273,38 +273,12 @@ async fn pair_with(engine: Engine, arguments: &[&str]) -> (Server, Server) {
     let arguments = [&["--repl-diskless-sync-delay", "0"], arguments].concat();
     let primary = Server::start(engine, &arguments).await.unwrap();
     let follower = Server::start(engine, &arguments).await.unwrap();
-    follow(&follower, &primary).await;
+    follower.follow(&primary).await;
     (primary, follower)
-}
-
-async fn follow(follower: &Server, primary: &Server) {
-    let mut client = follower.client().await;
-    run(&mut client, &["REPLICAOF", "127.0.0.1", &primary.port.to_string()]).await;
-    eventually("the follower follows", async || info(&mut client).await.contains("master_link_status:up")).await;
-}
-
-async fn promote(follower: &Server, epoch: u64) {
-    let mut client = follower.client().await;
-    run(&mut client, &["REPLICAOF", "NO", "ONE"]).await;
-    run(&mut client, &["HSET", "collab:fence", "epoch", &epoch.to_string()]).await;
-}
-
-async fn signal(server: &Server, signal: &str) {
-    let process = server.process().to_string();
-    assert!(std::process::Command::new("kill").args([signal, &process]).status().unwrap().success());
-}
-
-async fn info(client: &mut MultiplexedConnection) -> String {
-    redis::cmd("INFO").arg("replication").query_async(client).await.unwrap()
 }
 
 async fn exists(server: &Server, key: &str) -> bool {
     redis::cmd("EXISTS").arg(key).query_async(&mut server.client().await).await.unwrap()
-}
-
-async fn run(client: &mut MultiplexedConnection, words: &[&str]) {
-    let mut command = redis::cmd(words[0]);
-    command.arg(&words[1..]).exec_async(client).await.unwrap();
 }
 
 fn store(servers: &[&Server], durability: Durability) -> Store {

@@ -6,7 +6,7 @@ mod servers;
 
 use editor::{Editor, Gateway};
 use redis::{AsyncCommands, aio::MultiplexedConnection};
-use servers::{Engine, Server, eventually};
+use servers::{Engine, Server, eventually, run};
 
 /// A primary with a follower, and gateways that know both.
 struct Stage {
@@ -22,13 +22,7 @@ impl Stage {
         for user in users {
             primary.client().await.set::<_, _, ()>(format!("doc:d:access:{user}"), "write").await.unwrap();
         }
-        let mut client = follower.client().await;
-        run(&mut client, &["REPLICAOF", "127.0.0.1", &primary.port.to_string()]).await;
-        eventually("the follower follows", async || {
-            let info: String = redis::cmd("INFO").arg("replication").query_async(&mut client).await.unwrap();
-            info.contains("master_link_status:up")
-        })
-        .await;
+        follower.follow(&primary).await;
         let both = format!("{},{}", primary.address(), follower.address());
         let mut started = Vec::new();
         for _ in 0..gateways {
@@ -54,8 +48,7 @@ impl Stage {
         let mut client = self.follower.client().await;
         let lost = version(&mut self.primary.client().await).await - version(&mut client).await;
         self.primary.kill();
-        run(&mut client, &["REPLICAOF", "NO", "ONE"]).await;
-        run(&mut client, &["HSET", "collab:fence", "epoch", "1"]).await;
+        self.follower.promote(1).await;
         lost
     }
 
@@ -140,8 +133,4 @@ async fn a_document_that_nobody_has_open_any_more_is_put_back() {
 
 async fn version(client: &mut MultiplexedConnection) -> u64 {
     client.hget("{doc:d}:meta", "v").await.unwrap_or(0)
-}
-
-async fn run(client: &mut MultiplexedConnection, words: &[&str]) {
-    redis::cmd(words[0]).arg(&words[1..]).exec_async(client).await.unwrap();
 }

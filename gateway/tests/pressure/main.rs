@@ -12,8 +12,8 @@ mod stage;
 use std::time::Duration;
 
 use proxy::Proxy;
-use servers::{Engine, Server, eventually};
-use stage::{Effect, Trouble, run, withstand};
+use servers::{Engine, Server, eventually, run};
+use stage::{Effect, Trouble, withstand};
 
 /// Runs a case against both engines.
 macro_rules! on_both {

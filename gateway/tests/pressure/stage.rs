@@ -21,7 +21,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     editor::{Editor, Gateway},
-    servers::{Engine, Server, eventually},
+    servers::{Engine, Server, eventually, run},
 };
 
 /// From the end of the trouble to the first commit: the connection's own timeouts and the longest backoff, and room for
@@ -189,8 +189,4 @@ async fn get(admin: SocketAddr, path: &str) -> String {
     stream.read_to_string(&mut answer).await.unwrap();
     let (head, body) = answer.split_once("\r\n\r\n").unwrap();
     format!("{} {body}", &head["HTTP/1.1 ".len()..][..3])
-}
-
-pub async fn run(client: &mut MultiplexedConnection, words: &[&str]) {
-    redis::cmd(words[0]).arg(&words[1..]).exec_async(client).await.unwrap_or_else(|error| panic!("{words:?}: {error}"));
 }

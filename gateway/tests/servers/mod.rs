@@ -107,6 +107,30 @@ impl Server {
         self.child.as_ref().unwrap().id()
     }
 
+    /// Sends a signal, such as `-STOP`.
+    pub fn signal(&self, signal: &str) {
+        let sent = Command::new("kill").args([signal, &self.process().to_string()]).status().unwrap();
+        assert!(sent.success(), "{signal}");
+    }
+
+    /// Follows this primary, and has all of it on return.
+    pub async fn follow(&self, primary: &Server) {
+        let mut client = self.client().await;
+        run(&mut client, &["REPLICAOF", "127.0.0.1", &primary.port.to_string()]).await;
+        eventually("the follower follows", async || {
+            let info: String = redis::cmd("INFO").arg("replication").query_async(&mut client).await.unwrap();
+            info.contains("master_link_status:up")
+        })
+        .await;
+    }
+
+    /// Becomes the primary of this epoch.
+    pub async fn promote(&self, epoch: u64) {
+        let mut client = self.client().await;
+        run(&mut client, &["REPLICAOF", "NO", "ONE"]).await;
+        run(&mut client, &["HSET", "collab:fence", "epoch", &epoch.to_string()]).await;
+    }
+
     pub fn address(&self) -> String {
         format!("127.0.0.1:{}", self.port)
     }
@@ -139,4 +163,9 @@ pub async fn eventually(what: &str, mut condition: impl AsyncFnMut() -> bool) {
         // Polling interval, not a wait for something to happen.
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
+}
+
+/// Runs one command whose reply does not matter.
+pub async fn run(client: &mut redis::aio::MultiplexedConnection, words: &[&str]) {
+    redis::cmd(words[0]).arg(&words[1..]).exec_async(client).await.unwrap_or_else(|error| panic!("{words:?}: {error}"));
 }

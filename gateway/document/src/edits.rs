@@ -15,6 +15,7 @@ use crate::{
     chain::Own,
     connection::{Connection, Stage},
     queue::Queued,
+    window::History,
 };
 
 /// Where a connection whose edits wait is cut off although its socket should have been read no further.
@@ -39,7 +40,7 @@ impl Document {
         let full = match &mut connection.stage {
             Stage::Joined => {
                 // The client sends it again under its new session, unless it is in the log already.
-                if sessions && !belongs(&edit, connection) {
+                if sessions && !belongs(&edit, connection, &self.history) {
                     let committed = edit.seq.filter(|seq| edit.session.is_none() && *seq <= connection.last_seq);
                     if let Some(seq) = committed {
                         let last = connection.last_version;
@@ -384,14 +385,29 @@ pub(crate) fn allowed(role: Role, ops: &Delta) -> bool {
     }
 }
 
-/// Whether the client had taken `document-joined` when it sent this edit. One that names no session but a version below
-/// that of the join was under way meanwhile: whoever counts its edits carries it over what the join told and sends it
-/// again, and the two forms need not be the same. Whoever does not count them never would.
-fn belongs(edit: &Edit, connection: &Connection) -> bool {
+/// Whether an edit is placed in this session the same way by pod and client. One that names no session but a version
+/// below that of the join was sent before the client took `document-joined`: whoever counts its edits carries it over the
+/// difference that the join made and sends it again, and that may be another form than the pod's, which carries it over
+/// the entries; unless these are all the client's own, over which nothing is carried. Whoever does not count its edits
+/// never sends them again.
+fn belongs(edit: &Edit, connection: &Connection, history: &History) -> bool {
     match &edit.session {
         Some(session) => *session == connection.session,
-        None => edit.seq.is_none() || edit.unreadable.is_some() || edit.version >= connection.joined_version,
+        None => {
+            edit.seq.is_none()
+                || edit.unreadable.is_some()
+                || edit.version >= connection.joined_version
+                || are_own(edit.version, connection, history)
+        }
     }
+}
+
+/// Whether all entries after this version up to that of the join are the client's own.
+fn are_own(after: Version, connection: &Connection, history: &History) -> bool {
+    let own = |entry: &Arc<Canonical>| !entry.identity.by_gateway && entry.identity.id == connection.client_id;
+    history.after(after).is_some_and(|mut entries| {
+        entries.by_ref().take_while(|entry| entry.at.version <= connection.joined_version).all(own)
+    })
 }
 
 /// The first edit that was not sent to the store, and when it came; without an index where it waits for its version.

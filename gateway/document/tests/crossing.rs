@@ -29,6 +29,17 @@ fn an_edit_that_crossed_document_joined_is_left_to_be_sent_again() {
 }
 
 #[test]
+fn an_edit_that_crossed_document_joined_is_taken_where_only_own_entries_lie_between() {
+    let mut desk = Desk::new();
+    desk.append(entry("c1", 1, "far", 0, insert(0, "x")));
+    desk.join(1);
+    desk.edit(1, 0, 1, insert(0, "x"));
+    desk.edit(1, 0, 2, insert(1, "y"));
+    assert_eq!(desk.text(), "xyabc");
+    assert!(desk.take(1).contains(&Got::Answer(2, Ok(Answer::Version(2)))));
+}
+
+#[test]
 fn an_edit_that_does_not_fit_is_refused_though_the_log_was_asked_in_vain() {
     let mut desk = Desk::new();
     desk.join(1);

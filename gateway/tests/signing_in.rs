@@ -294,6 +294,9 @@ async fn what_the_directory_told_one_pod_serves_the_others_for_an_hour_unless_it
         let path = format!("/users/{user}");
         web.says(&path, 200, r#"{"name":"Cid"}"#);
         one.connected(&user).await;
+        // The first pod answers before it has shared what it was told.
+        let key = format!("cache:user:{user}");
+        eventually("it is shared", async || redis.exists::<_, bool>(&key).await.unwrap()).await;
         two.connected(&user).await;
         web.asked(&path) == 1
     })

@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, missing_docs, unreachable_pub)]
 
 mod editor;
+#[macro_use]
 mod servers;
 
 use std::{sync::Arc, time::Duration};
@@ -21,14 +22,6 @@ use tokio_util::sync::CancellationToken;
 /// One on each node; checked when the cluster is built.
 const DOCUMENTS: [&str; 3] = ["a", "b", "c"];
 const SLOTS: u16 = 16384;
-
-macro_rules! on_both {
-    ($($name:ident)*) => {
-        mod redis_server { $(#[tokio::test] async fn $name() { super::$name(super::Engine::Redis).await.unwrap(); })* }
-        // Without a Valkey there is nothing to try.
-        mod valkey_server { $(#[tokio::test] async fn $name() { super::$name(super::Engine::Valkey).await; })* }
-    };
-}
 
 on_both! {
     documents_on_three_nodes_are_edited_through_two_gateways

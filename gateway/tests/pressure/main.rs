@@ -5,6 +5,7 @@
 #[path = "../editor/mod.rs"]
 mod editor;
 mod proxy;
+#[macro_use]
 #[path = "../servers/mod.rs"]
 mod servers;
 mod stage;
@@ -14,15 +15,6 @@ use std::time::Duration;
 use proxy::Proxy;
 use servers::{Engine, Server, eventually, run};
 use stage::{Effect, Trouble, withstand};
-
-/// Runs a case against both engines.
-macro_rules! on_both {
-    ($($name:ident)*) => {
-        mod redis_server { $(#[tokio::test] async fn $name() { super::$name(super::Engine::Redis).await.unwrap(); })* }
-        // Without a Valkey there is nothing to try.
-        mod valkey_server { $(#[tokio::test] async fn $name() { super::$name(super::Engine::Valkey).await; })* }
-    };
-}
 
 on_both! {
     a_server_that_was_killed_and_comes_back

@@ -1,7 +1,7 @@
 //! Real Redis and Valkey servers for tests, each on a free port and in a directory of its own.
 //!
 //! In: which engine. Out: a running server that can be killed and started again, and that is gone with its value.
-#![allow(dead_code, clippy::unwrap_used)]
+#![allow(dead_code, unused_macros, clippy::unwrap_used)]
 
 use std::{
     net::TcpListener,
@@ -12,6 +12,15 @@ use std::{
 };
 
 use collab_gateway::store::RedisSettings;
+
+/// Runs cases, functions of an [`Engine`], against both engines; `None` says that one is not installed.
+macro_rules! on_both {
+    ($($name:ident)*) => {
+        mod redis_server { $(#[tokio::test] async fn $name() { super::$name(super::Engine::Redis).await.unwrap(); })* }
+        // Without a Valkey there is nothing to try.
+        mod valkey_server { $(#[tokio::test] async fn $name() { super::$name(super::Engine::Valkey).await; })* }
+    };
+}
 
 /// Longer than any wait that succeeds on a busy machine.
 pub const PATIENCE: Duration = Duration::from_secs(30);

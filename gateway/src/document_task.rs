@@ -16,7 +16,7 @@ mod settling;
 use std::{
     collections::{BTreeSet, HashMap},
     sync::{Arc, LazyLock},
-    time::{Duration, Instant, SystemTime, UNIX_EPOCH},
+    time::{Duration, Instant},
 };
 
 use document::{
@@ -29,6 +29,7 @@ use tokio::sync::{mpsc, watch};
 use crate::{
     budget::{Charge, Use},
     bus::{Heard, Subscription, document_channel},
+    clock,
     document_io::{self as io, Trouble},
     documents::{Inner, Mail},
     lease::Living,
@@ -494,9 +495,8 @@ impl Task {
 
 /// Unix milliseconds that do not run backwards.
 fn now_ms() -> u64 {
-    static START: LazyLock<(Instant, Duration)> =
-        LazyLock::new(|| (Instant::now(), SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default()));
-    u64::try_from((START.1 + START.0.elapsed()).as_millis()).unwrap_or(u64::MAX)
+    static START: LazyLock<(Instant, Duration)> = LazyLock::new(|| (Instant::now(), clock::unix()));
+    clock::milliseconds(START.1 + START.0.elapsed())
 }
 
 async fn sleep_until(wake: Option<Instant>) {

@@ -9,6 +9,7 @@ pub mod auth;
 pub mod budget;
 pub mod bus;
 mod changes;
+mod clock;
 pub mod config;
 pub mod connection;
 pub mod control;

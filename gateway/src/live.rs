@@ -3,13 +3,12 @@
 //! In: the YAML file of `--config`, looked at every few seconds (a mounted ConfigMap changes by itself). Out: a
 //! [`tokio::sync::watch`] of [`Live`]. A file that became wrong is reported once and changes nothing.
 
-use std::{path::Path, path::PathBuf, time::Duration};
+use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
 use tokio::sync::watch;
 
-/// A mounted ConfigMap lags by up to a minute anyway.
-const LOOK_INTERVAL: Duration = Duration::from_secs(2);
+use crate::config::LOOK_INTERVAL;
 
 /// What the process follows now.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -9,7 +9,6 @@ use std::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicU64, Ordering},
     },
-    time::{SystemTime, UNIX_EPOCH},
 };
 
 use document::{Code, ConnectionId, Refusal};
@@ -17,6 +16,7 @@ use protocol::Claim;
 use tokio::sync::mpsc;
 
 use crate::{
+    clock,
     metrics::Metrics,
     outbox::{Common, Ending, Outbox},
 };
@@ -164,7 +164,7 @@ impl Seat {
     /// `most` connections on this pod already, the oldest ends for good: it is the tab that was forgotten, or the first of
     /// a program that opens too many, and nobody comes back to be refused again and again.
     pub fn claim(&mut self, user_id: &Arc<str>, client_id: &Arc<str>, most: usize) {
-        let claimed = Claimed { client_id: client_id.clone(), id: self.outbox.id(), at_ms: now_ms() };
+        let claimed = Claimed { client_id: client_id.clone(), id: self.outbox.id(), at_ms: clock::unix_ms() };
         let at_ms = claimed.at_ms;
         let mut table = self.registry.table();
         let before = table.take(user_id, |claimed| claimed.client_id == *client_id);
@@ -229,11 +229,6 @@ impl Drop for Seat {
         }
         self.registry.inner.metrics.connections.dec();
     }
-}
-
-fn now_ms() -> u64 {
-    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    u64::try_from(now.as_millis()).unwrap_or(u64::MAX)
 }
 
 fn replace(outbox: &Outbox, why: &str) {

@@ -10,12 +10,14 @@
 use std::{
     path::{Path, PathBuf},
     sync::{Arc, Mutex, PoisonError},
-    time::{Duration, Instant, SystemTime, UNIX_EPOCH},
+    time::{Duration, Instant, SystemTime},
 };
 
 use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
 use hmac::{Hmac, Mac};
 use sha2::Sha256;
+
+use crate::{clock::unix_s, config::LOOK_INTERVAL};
 
 /// How long a ticket is good: a rollout of the cluster or the loss of a pod is over by then.
 pub const LIFETIME: Duration = Duration::from_secs(300);
@@ -31,8 +33,6 @@ const TEXT_BYTES: usize = TICKET_BYTES.div_ceil(3) * 4;
 const KEY_BYTES_MIN: usize = 16;
 /// Of the lines of the key file, the last ones are good: during a rotation the new key and the one before.
 const KEYS_MAX: usize = 2;
-/// How often the file's time is looked at.
-const LOOK_INTERVAL: Duration = Duration::from_secs(2);
 
 type Key = Hmac<Sha256>;
 
@@ -87,12 +87,12 @@ impl Tickets {
 
     /// A ticket for a user who has joined a document just now.
     pub fn issue(&self, user_id: &str) -> String {
-        self.issue_until(user_id, now_s() + LIFETIME.as_secs())
+        self.issue_until(user_id, unix_s() + LIFETIME.as_secs())
     }
 
     /// Whose ticket it is, if it is good.
     pub fn verify(&self, ticket: &str) -> Option<Bearer> {
-        self.verify_at(ticket, now_s())
+        self.verify_at(ticket, unix_s())
     }
 
     fn issue_until(&self, user_id: &str, expires_s: u64) -> String {
@@ -171,10 +171,6 @@ fn hmac(key: &[u8]) -> Option<Key> {
 
 fn time(file: &Path) -> Option<SystemTime> {
     std::fs::metadata(file).and_then(|metadata| metadata.modified()).ok()
-}
-
-fn now_s() -> u64 {
-    SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs()
 }
 
 #[cfg(test)]

@@ -22,8 +22,8 @@ use tokio_rustls::{
     server::TlsStream,
 };
 
-/// A mounted Secret lags by up to a minute anyway.
-const LOOK_INTERVAL: Duration = Duration::from_secs(2);
+use crate::config::LOOK_INTERVAL;
+
 /// A handshake takes two messages of the client; whoever needs longer is on no network worth serving.
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
 /// Tickets that a client gets with a handshake: it has one connection, so it needs one to come back with.

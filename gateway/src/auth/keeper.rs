@@ -21,12 +21,10 @@ use super::{
     keys::{self, Key},
 };
 use crate::{
-    config::Jwt,
+    config::{Jwt, LOOK_INTERVAL},
     http_client::{Answer, HttpClient, Limit},
 };
 
-/// How often the files' times are looked at.
-const LOOK_INTERVAL: Duration = Duration::from_secs(2);
 /// A key set is fetched again after a time between these, so that pods do not ask together.
 const REFRESH_S: std::ops::RangeInclusive<u64> = 300..=600;
 /// What a fetch may cost.

@@ -10,7 +10,7 @@ mod keeper;
 mod keys;
 mod verified;
 
-use std::{sync::Arc, time::SystemTime};
+use std::sync::Arc;
 
 use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
 use jsonwebtoken::{Algorithm, DecodingKey, EncodingKey, Header, Validation, errors::ErrorKind};
@@ -26,7 +26,7 @@ use self::{
     keys::Key,
     verified::Verified,
 };
-use crate::config::Jwt;
+use crate::{clock::unix_s, config::Jwt};
 
 /// Clocks of the signing application and of this pod may differ by this much.
 pub const LEEWAY_SECONDS: u64 = 30;
@@ -217,7 +217,7 @@ impl Authenticator {
     /// # Errors
     /// When the token cannot be made.
     pub fn sign_demo(&self, user_id: &str, name: &str) -> Result<String, jsonwebtoken::errors::Error> {
-        let exp = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_secs() + DEMO_SECONDS;
+        let exp = unix_s() + DEMO_SECONDS;
         let Rules { issuer, audience } = &self.inner.rules;
         let (iss, aud) = (issuer.as_deref(), audience.as_deref());
         let claims = DemoClaims { sub: user_id, name, exp, demo: true, iss, aud };

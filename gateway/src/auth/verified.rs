@@ -3,11 +3,12 @@
 //! In: tokens and what they were found to say. Out: the same claims, as long as the keys are the same and the token has
 //! not expired. Only good tokens are kept, so strangers cannot fill it.
 
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
 use sha2::{Digest, Sha256};
 
 use super::{Claims, LEEWAY_SECONDS};
+use crate::clock::unix_s;
 
 /// All entries together.
 const BYTES_MAX: u64 = 16 << 20;
@@ -37,7 +38,7 @@ struct End;
 impl moka::Expiry<Print, Entry> for End {
     fn expire_after_create(&self, _: &Print, entry: &Entry, _: std::time::Instant) -> Option<Duration> {
         let ends = entry.claims.expires_at?.saturating_add(LEEWAY_SECONDS);
-        Some(Duration::from_secs(ends.saturating_sub(now_seconds())))
+        Some(Duration::from_secs(ends.saturating_sub(unix_s())))
     }
 }
 
@@ -58,7 +59,7 @@ impl Verified {
 
     pub(super) fn get(&self, print: &Print, generation: u64) -> Option<Claims> {
         let entry = self.cache.get(print).filter(|entry| entry.generation == generation)?;
-        let has_ended = |at: u64| at.saturating_add(LEEWAY_SECONDS) < now_seconds();
+        let has_ended = |at: u64| at.saturating_add(LEEWAY_SECONDS) < unix_s();
         // The wall clock may have been set since.
         (!entry.claims.expires_at.is_some_and(has_ended)).then_some(entry.claims)
     }
@@ -74,8 +75,4 @@ impl Verified {
         self.cache.run_pending_tasks();
         self.cache.weighted_size()
     }
-}
-
-fn now_seconds() -> u64 {
-    SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs()
 }

@@ -15,6 +15,10 @@ use hyper::Uri;
 use self::flags::Flags;
 use crate::{directory::Urls, live::Live, tls::TlsFiles};
 
+/// How often files that change while the process runs are looked at; mounted Secrets and ConfigMaps lag by up to a minute
+/// anyway.
+pub(crate) const LOOK_INTERVAL: Duration = Duration::from_secs(2);
+
 /// A configuration that cannot work: one line that names the flag and says what to write.
 #[derive(Debug, thiserror::Error)]
 #[error("{0}")]

@@ -21,6 +21,7 @@ use super::{
 use crate::{
     auth::{Denial, NoClaims},
     budget::{Charge, Use},
+    clock,
     outbox::{Ending, Outbox},
     registry::Seat,
     sign_in::NotIn,
@@ -371,8 +372,7 @@ fn refuse_edit(document_id: &str, seq: Option<u64>, reply: Option<ReplyId>, refu
 
 /// When a token ends on this process's clock, with the leeway that its verification has; `None` in some centuries.
 fn expiry(expires_at: u64) -> Option<Expiry> {
-    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
     let ends = Duration::from_secs(expires_at.checked_add(crate::auth::LEEWAY_SECONDS)?);
-    let at = Instant::now().checked_add(ends.saturating_sub(now))?;
+    let at = Instant::now().checked_add(ends.saturating_sub(clock::unix()))?;
     Some(Expiry { at, at_ms: expires_at.saturating_mul(1000), is_told: false })
 }

@@ -31,6 +31,7 @@ use websocket::{Decoder, Message, Violation};
 
 use crate::{
     auth::Authenticator,
+    clock::milliseconds,
     connection::{client::Client, inbox::Inbox, socket::Written},
     documents::Documents,
     live::Live,
@@ -378,10 +379,6 @@ async fn until(deadline: Option<Instant>) {
         Some(deadline) => tokio::time::sleep_until(deadline).await,
         None => std::future::pending().await,
     }
-}
-
-fn milliseconds(duration: Duration) -> u64 {
-    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }
 
 /// Puts the WebSocket frame of a text in line.

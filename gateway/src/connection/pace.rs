@@ -9,6 +9,7 @@ use document::{Code, Refusal};
 use tokio::time::Instant;
 
 use crate::{
+    clock::milliseconds,
     live::Live,
     meter::{Meter, Rate},
     metrics::{Limited, Metrics},
@@ -75,7 +76,7 @@ impl Pace {
             let spread_ms = if paced == Paced::Join { rand::random_range(0..=JOIN_SPREAD_MS) } else { 0 };
             let message = format!("more than {per_second} a second on one connection: send the latest one again later");
             let mut refusal = Refusal::new(Code::RateLimited, message);
-            refusal.retry_after_ms = Some(super::milliseconds(wait).saturating_add(1 + spread_ms));
+            refusal.retry_after_ms = Some(milliseconds(wait).saturating_add(1 + spread_ms));
             refusal
         })
     }

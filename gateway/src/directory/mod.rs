@@ -19,11 +19,12 @@ use tokio::{sync::mpsc, time::timeout};
 
 use self::{
     memory::{Ask, Asked, Memory, Question, Wish},
-    shared::{Shared, now_ms},
+    shared::Shared,
     webhook::{ToldUser, Webhook},
 };
 use crate::{
     auth::{Claims, DEMO_PREFIX},
+    clock::unix_ms,
     http_client::HttpClient,
     store::{Store, StoreError},
 };
@@ -325,7 +326,7 @@ async fn ask_webhook(
     shared: Arc<Shared>,
 ) -> Result<Asked<User>, StoreError> {
     let late = |_| StoreError::Unavailable("the store is slow".into());
-    let asked_ms = now_ms();
+    let asked_ms = unix_ms();
     let (key, told) = tokio::join!(timeout(STORE_PATIENCE, store.user(&id)), async {
         match wish {
             Wish::Recent => timeout(STORE_PATIENCE, shared.told(&id)).await.ok().flatten(),

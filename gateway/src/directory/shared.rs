@@ -6,7 +6,7 @@
 use std::{
     collections::HashMap,
     sync::{Arc, Mutex, PoisonError},
-    time::{Duration, SystemTime, UNIX_EPOCH},
+    time::Duration,
 };
 
 use document::User;
@@ -14,7 +14,7 @@ use serde::{Deserialize, Serialize};
 use tokio::time::timeout;
 
 use super::{STORE_PATIENCE, user};
-use crate::store::Store;
+use crate::{clock::unix_ms, store::Store};
 
 /// How long other pods rely on what the webhook told this one (CONTRACT section 2).
 const SHARED_LIFE_S: u64 = 3600;
@@ -60,7 +60,7 @@ impl Shared {
         if told.id != **id || since > 0 && told.asked_at <= since + CLOCKS_DIFFER_MS {
             return None;
         }
-        let age = Duration::from_millis(now_ms().saturating_sub(told.asked_at));
+        let age = Duration::from_millis(unix_ms().saturating_sub(told.asked_at));
         Some((user(id, Some(told.name), told.avatar), age))
     }
 
@@ -94,9 +94,9 @@ impl Shared {
         let mut marks = self.marks.lock().unwrap_or_else(PoisonError::into_inner);
         match id {
             Some(id) if marks.users.len() < MARKS_MAX || marks.users.contains_key(id) => {
-                marks.users.insert(Arc::clone(id), now_ms());
+                marks.users.insert(Arc::clone(id), unix_ms());
             }
-            Some(_) | None => *marks = Marks { everything: now_ms(), users: HashMap::new() },
+            Some(_) | None => *marks = Marks { everything: unix_ms(), users: HashMap::new() },
         }
     }
 
@@ -107,9 +107,4 @@ impl Shared {
             tracing::debug!("what the user directory told is not shared with other pods");
         }
     }
-}
-
-pub(super) fn now_ms() -> u64 {
-    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    u64::try_from(now.as_millis()).unwrap_or(u64::MAX)
 }

@@ -17,7 +17,7 @@ use tokio::{
 };
 
 use self::line::{Line, Terms};
-use crate::{admin, live::Live, server::Server};
+use crate::{admin, clock::milliseconds, live::Live, server::Server};
 
 /// Of the deadline of a process that ends, what is kept for goodbyes and for closing documents.
 const DOCUMENTS_TIME: Duration = Duration::from_secs(5);
@@ -166,7 +166,7 @@ impl Drain {
             connections: pod.registry.count(),
             documents: pod.documents.count(),
             rate_per_second: order.map(|order| self.rate(&order)),
-            remaining_ms: remaining.map(|remaining| u64::try_from(remaining.as_millis()).unwrap_or(u64::MAX)),
+            remaining_ms: remaining.map(milliseconds),
         }
     }
 

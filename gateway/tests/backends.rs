@@ -11,10 +11,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use collab_gateway::{
     bus::{Bus, Heard, MemoryBus, RedisBus, document_channel},
-    store::{
-        COMMON_POINTS_MAX, Committed, Creation, MemoryStore, NewEntry, Notice, RedisStore, Saved, Store, StoreError,
-        StoredEntry,
-    },
+    store::{Committed, Creation, MemoryStore, NewEntry, Notice, RedisStore, Saved, Store, StoreError, StoredEntry},
 };
 use document::{Identity, Point, Role, Verdict};
 use rand::{Rng, SeedableRng, rngs::StdRng};
@@ -91,7 +88,6 @@ scenarios! {
     a_long_tail_comes_in_parts
     large_entries_come_one_by_one
     a_head_of_another_history_is_told_and_nothing_is_done
-    the_newest_common_point_of_two_histories_is_found
     a_document_is_created_once
     the_text_of_the_application_is_found
     a_snapshot_is_stored_in_pieces_and_only_a_newer_one_replaces_it
@@ -266,32 +262,6 @@ async fn a_head_of_another_history_is_told_and_nothing_is_done(world: World) {
     }
     assert!(world.store.commit("never", &head, 0, &[entry("a", 1, 1, b"x")]).await.unwrap().tail.forked);
     assert_eq!(world.store.open("d").await.unwrap().unwrap().head, head);
-}
-
-async fn the_newest_common_point_of_two_histories_is_found(world: World) {
-    let root = world.create("d").await;
-    let mut points = vec![root.clone()];
-    for _ in 0..5 {
-        let head = points.last().unwrap().clone();
-        points.push(fill(&world.store, "d", head, 1, 10).await);
-    }
-    let elsewhere = |version: u64| Point { version, hash: "0000000000a".into() };
-    let common = async |points: &[Point]| world.other.common("d", points).await.unwrap();
-    assert_eq!(common(&points).await, Some(points[5].clone()));
-    assert_eq!(
-        common(&[points[1].clone(), points[3].clone(), elsewhere(4), elsewhere(9)]).await,
-        Some(points[3].clone())
-    );
-    assert_eq!(common(&[elsewhere(5), root.clone()]).await, Some(root), "the beginning counts while the log has it");
-    assert_eq!(common(&[elsewhere(5)]).await, None);
-    assert_eq!(common(&[]).await, None);
-    assert_eq!(world.store.common("nobody stored this", &points).await.unwrap(), None);
-    let many = vec![elsewhere(1); COMMON_POINTS_MAX];
-    assert_eq!(common(&many).await, None);
-    assert!(matches!(
-        world.store.common("d", &vec![elsewhere(1); COMMON_POINTS_MAX + 1]).await,
-        Err(StoreError::OutOfBounds(_))
-    ));
 }
 
 async fn a_document_is_created_once(world: World) {

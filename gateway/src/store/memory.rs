@@ -169,13 +169,6 @@ impl MemoryStore {
         Ok(LookedUp { rows, tail, era: Era::default() })
     }
 
-    pub(super) fn common(&self, document: &str, points: &[Point]) -> Result<Option<Point>, StoreError> {
-        let inner = self.lock();
-        let Some(stored) = inner.documents.get(document) else { return Ok(None) };
-        let known = points.iter().filter(|point| stored.has(point));
-        Ok(known.max_by_key(|point| point.version).cloned())
-    }
-
     pub(super) fn history_changes(&self) -> watch::Receiver<u64> {
         self.history.subscribe()
     }

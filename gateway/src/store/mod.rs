@@ -46,8 +46,6 @@ pub const BATCH_ENTRIES_MAX: usize = 256;
 pub const BATCH_BYTES_MAX: usize = 256 << 10;
 /// Entries that one call returns.
 pub const TAIL_ENTRIES_MAX: usize = 512;
-/// Points that one call may ask for: a window and some more.
-pub const COMMON_POINTS_MAX: usize = 600;
 /// Bytes of the entries that one call returns; a single entry may be larger.
 pub const TAIL_BYTES_MAX: usize = 256 << 10;
 /// A snapshot is stored in pieces of this size, so that no value keeps the server from others for long.
@@ -290,15 +288,6 @@ impl Store {
             Store::Memory(_) => Ok(()),
             Store::Redis(store) => store.make_durable(era).await,
         }
-    }
-
-    /// The newest of at most [`COMMON_POINTS_MAX`] points that the document's stored history has: where a pod's own
-    /// history and the stored one part. `None` if it has none of them, or the document is not stored.
-    pub async fn common(&self, document: &str, points: &[Point]) -> Result<Option<Point>, StoreError> {
-        if points.len() > COMMON_POINTS_MAX {
-            return Err(StoreError::OutOfBounds(format!("at most {COMMON_POINTS_MAX} points")));
-        }
-        either!(self, store => store.common(document, points))
     }
 
     /// A number that changes whenever documents may have lost entries: another server became the primary, or the same

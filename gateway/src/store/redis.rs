@@ -27,7 +27,6 @@ const COMMON: &str = include_str!("common.lua");
 static COMMIT: LazyLock<Script> = LazyLock::new(|| Script::new(&[COMMON, include_str!("commit.lua")]));
 static OPEN: LazyLock<Script> = LazyLock::new(|| Script::new(&[COMMON, include_str!("open.lua")]));
 static READ: LazyLock<Script> = LazyLock::new(|| Script::new(&[COMMON, include_str!("read.lua")]));
-static POINTS: LazyLock<Script> = LazyLock::new(|| Script::new(&[COMMON, include_str!("points.lua")]));
 static FORGET: LazyLock<Script> = LazyLock::new(|| Script::new(&[include_str!("forget.lua")]));
 static SNAPSHOT: LazyLock<Script> = LazyLock::new(|| Script::new(&[COMMON, include_str!("snapshot.lua")]));
 
@@ -221,19 +220,6 @@ impl RedisStore {
     /// Nobody closes the semaphore.
     pub(super) async fn turn_to_catch_up(&self) -> Option<SemaphorePermit<'_>> {
         self.catch_ups.acquire().await.ok()
-    }
-
-    pub(super) async fn common(&self, document: &str, points: &[Point]) -> Result<Option<Point>, StoreError> {
-        let keys = [key(document, "meta"), key(document, "log")];
-        let mut newest_first: Vec<&Point> = points.iter().collect();
-        newest_first.sort_by_key(|point| std::cmp::Reverse(point.version));
-        let mut arguments = Vec::with_capacity(2 * points.len());
-        let versions: Vec<String> = newest_first.iter().map(|point| point.version.to_string()).collect();
-        for (version, point) in versions.iter().zip(&newest_first) {
-            arguments.extend([version.as_bytes(), point.hash.as_bytes()]);
-        }
-        let nth: usize = Fields::new(self.rest.script(&POINTS, &keys, false, &arguments).await?.0).next()?;
-        Ok(nth.checked_sub(1).and_then(|index| newest_first.get(index)).map(|point| (*point).clone()))
     }
 
     pub(super) async fn make_durable(&self, era: Era) -> Result<(), StoreError> {

@@ -193,12 +193,6 @@ pub async fn compare(seed: u64, backend: &mut Backend) -> Result<(), String> {
                 same(&context("save"), &found, &expected)?;
             }
             16 => {
-                let points: Vec<_> = (0..1 + random.below(8)).map(|_| point(&mut random, &model)).collect();
-                let found = backend.store.common(&document, &points).await.map_err(|error| error.to_string())?;
-                let known = points.iter().filter(|point| model.has(point)).max_by_key(|point| point.version);
-                same(&context("common point"), &found, &known.cloned())?;
-            }
-            17 => {
                 if backend.age(&document).await {
                     now_ms += AGE_MS;
                 }

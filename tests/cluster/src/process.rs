@@ -6,6 +6,7 @@
 
 use std::{
     fs::{self, File},
+    io::Read,
     path::Path,
     process::{Command, Stdio},
     time::{Duration, Instant},
@@ -15,6 +16,12 @@ use anyhow::{Context, Result, bail};
 
 /// How long killed processes may take to vanish: the kernel frees a node's memory and mounts meanwhile.
 const GONE_WITHIN: Duration = Duration::from_secs(20);
+
+/// How often, and how far apart, to look again at a process without an environment: some have none for good.
+const EXEC_LOOKS: u32 = 50;
+const EXEC_LOOK_INTERVAL: Duration = Duration::from_millis(2);
+/// Of a process's environment; more than any that a shell or a CI machine gives.
+const ENVIRONMENT_BYTES_MAX: usize = 256 << 10;
 
 /// What a daemon is known by: an environment variable and its value.
 #[derive(Clone, Debug)]
@@ -105,10 +112,31 @@ pub(crate) fn marked(mark: &Mark) -> Vec<u32> {
         .filter(|process| *process != own)
         .filter(|process| {
             // A zombie's environment reads as empty, so what is found here is alive.
-            let environment = fs::read(format!("/proc/{process}/environ")).unwrap_or_default();
-            environment.split(|byte| *byte == 0).any(|variable| variable == wanted.as_bytes())
+            environment(*process).split(|byte| *byte == 0).any(|variable| variable == wanted.as_bytes())
         })
         .collect()
+}
+
+/// A process's environment. It reads as empty for a moment while the process becomes another program, as a daemon does
+/// right after its start; whoever looked just then would take it for gone.
+fn environment(process: u32) -> Vec<u8> {
+    for _ in 0..EXEC_LOOKS {
+        let environment = environment_now(process).unwrap_or_default();
+        // Zombies and threads of the kernel run no program.
+        if !environment.is_empty() || fs::read_link(format!("/proc/{process}/exe")).is_err() {
+            return environment;
+        }
+        std::thread::sleep(EXEC_LOOK_INTERVAL);
+    }
+    Vec::new()
+}
+
+/// In one read: a second one would find the end when the process has become another program in between.
+fn environment_now(process: u32) -> std::io::Result<Vec<u8>> {
+    let mut environment = vec![0; ENVIRONMENT_BYTES_MAX];
+    let read = File::open(format!("/proc/{process}/environ"))?.read(&mut environment)?;
+    environment.truncate(read);
+    Ok(environment)
 }
 
 /// Kills (SIGKILL) every process with a mark and waits until none is left. Returns how many there were.
@@ -139,4 +167,25 @@ pub(crate) fn tail(log: &Path, lines: usize) -> String {
     let text = fs::read(log).map(|bytes| String::from_utf8_lossy(&bytes).into_owned()).unwrap_or_default();
     let all: Vec<&str> = text.lines().collect();
     all[all.len().saturating_sub(lines)..].join("\n")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_daemon_is_found_from_its_start_though_it_becomes_another_program() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let log = folder.path().join("log");
+        // Each of these becomes the next one.
+        let becoming = ["/bin/sh", "-c", "exec env sh -c 'exec env sleep 5'"].map(str::to_owned);
+        for round in 0..20 {
+            let mark = Mark::part(folder.path(), &format!("round {round}"));
+            spawn_marked(std::slice::from_ref(&mark), folder.path(), &log, &becoming).expect("it starts");
+            for look in 0..20 {
+                assert_eq!(marked(&mark).len(), 1, "round {round}, look {look}");
+            }
+            kill_marked(&mark).expect("it ends");
+        }
+    }
 }

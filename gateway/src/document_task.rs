@@ -12,6 +12,7 @@ mod healing;
 mod people;
 mod sending;
 mod settling;
+mod traced;
 
 use std::{
     collections::{BTreeSet, HashMap},
@@ -25,6 +26,7 @@ use document::{
 };
 use futures_util::{StreamExt, future::BoxFuture, stream::FuturesUnordered};
 use tokio::sync::{mpsc, watch};
+use tracing::{Span, field::Empty};
 
 use crate::{
     budget::{Charge, Use},
@@ -35,6 +37,7 @@ use crate::{
     lease::Living,
     outbox::Outbox,
     store::{Era, NewEntry, Notice, StoreError, continues},
+    telemetry::{bounded, root, step, within},
 };
 
 /// A document stays open for this long after its last connection left: reloads and reconnects find it ready.
@@ -44,8 +47,9 @@ const LINGER_DRAINING: Duration = Duration::from_millis(10);
 /// A presence hash lives for a day after the last renewal.
 const RENEW_PRESENCE: Duration = Duration::from_secs(3600);
 
-/// Runs until the document is closed.
-pub(crate) async fn run(inner: Arc<Inner>, id: Arc<str>, mail: mpsc::Receiver<Mail>) {
+/// Runs until the document is closed. Its opening is traced under the span of the join that asked for it.
+pub(crate) async fn run(inner: Arc<Inner>, id: Arc<str>, mail: mpsc::Receiver<Mail>, span: Span) {
+    let mut first_join = Some(span);
     let living = inner.parts.lease.living();
     let lapses = living.borrow().lapses;
     let mut history = inner.parts.store.history_changes();
@@ -73,11 +77,12 @@ pub(crate) async fn run(inner: Arc<Inner>, id: Arc<str>, mail: mpsc::Receiver<Ma
         grew: None,
         held,
         promises: durable::Promises::default(),
+        joins: traced::Joins::default(),
     };
     let mut given_up: Option<Document> = None;
     loop {
         let opened = match given_up.take() {
-            None => task.open().await,
+            None => task.open(first_join.take().unwrap_or_else(Span::none)).await,
             Some(mut document) => match task.open_again(&mut document).await {
                 Ok(subscription) => Ok((document, subscription)),
                 Err(trouble) => {
@@ -143,6 +148,8 @@ struct Task {
     /// Edits that wait here.
     held: Charge,
     promises: durable::Promises,
+    /// Joins that are traced, until they are answered.
+    joins: traced::Joins,
 }
 
 /// A future's answer.
@@ -186,6 +193,7 @@ struct Sent {
     floor: Version,
     entries: Vec<NewEntry>,
     since: Instant,
+    span: Span,
 }
 
 enum End {
@@ -198,15 +206,16 @@ enum End {
 type Flow = Result<(), End>;
 
 impl Task {
-    async fn open(&mut self) -> Result<(Document, Subscription), Trouble> {
+    async fn open(&mut self, join: Span) -> Result<(Document, Subscription), Trouble> {
         let parts = &self.inner.parts;
+        let span = step!(&join, "document.open", document.id = bounded(&self.id));
         // At the same time, to spare a round trip. What is committed before this hears is in the log that each join is
         // looked up in, which comes after this; presence is read once more.
         let nobody = BTreeSet::new();
         let (subscription, loaded, people) = tokio::join!(
-            parts.bus.subscribe(&self.channel),
-            io::load(parts, &self.id),
-            io::people(parts, &self.id, &nobody)
+            within(step!(&span, "bus.subscribe", otel.kind = "client"), parts.bus.subscribe(&self.channel)),
+            within(step!(&span, "store.open", otel.kind = "client"), io::load(parts, &self.id)),
+            within(step!(&span, "store.presence", otel.kind = "client"), io::people(parts, &self.id, &nobody))
         );
         let subscription = subscription?;
         let (loaded, (members, live)) = (loaded?, people?);
@@ -290,6 +299,7 @@ impl Task {
                 for connection in gone {
                     self.access.left(connection);
                     self.behind.remove(connection);
+                    self.joins.end(connection, "left");
                     if let Some(outbox) = self.outboxes.remove(&connection) {
                         // Whoever left while too much of it waited is read again for its other documents.
                         outbox.pause_reading(&self.id, false);
@@ -301,7 +311,8 @@ impl Task {
 
     fn take(&mut self, document: &mut Document, mail: Mail) -> Flow {
         match mail {
-            Mail::Join { outbox, join } => {
+            Mail::Join { outbox, join, span } => {
+                self.joins.begin(join.connection, span);
                 self.left.retain(|connection| *connection != join.connection);
                 self.access.arrived(join.connection, &join.user.id);
                 self.outboxes.insert(join.connection, outbox);
@@ -340,7 +351,10 @@ impl Task {
     fn carry_out(&mut self, command: Command) -> Flow {
         match command {
             Command::Send { to, event } => self.send(&to, &event),
-            Command::Answer { to, reply, answer } => self.answer(to, reply, &answer),
+            Command::Answer { to, reply, answer } => {
+                self.joins.answered(to, &answer);
+                self.answer(to, reply, &answer);
+            }
             Command::Lookup { connection, user_id, clients, after } => {
                 let epoch = self.access.epoch();
                 self.look_up(Box::new(Wanted { connection, user_id, clients, after, epoch }));
@@ -348,7 +362,15 @@ impl Task {
             Command::Commit(batch) => {
                 let entries = io::encode_batch(&batch);
                 let Batch { head, floor, .. } = batch;
-                let sent = Sent { head, floor, entries, since: Instant::now() };
+                let span = root!(
+                    "commit",
+                    document.id = bounded(&self.id),
+                    entries = entries.len(),
+                    attempts = Empty,
+                    appended = Empty,
+                    otel.status_code = Empty
+                );
+                let sent = Sent { head, floor, entries, since: Instant::now(), span };
                 self.committing = true;
                 self.commit(Arc::new(sent), 0);
             }
@@ -395,7 +417,9 @@ impl Task {
                     Err(Ok(refusal)) => (Err(refusal), None),
                     Err(Err(trouble)) => (Err(trouble.refusal()), Some(trouble)),
                 };
-                self.feed(document, Input::LookedUp { connection, result })?;
+                let fed = self.feed(document, Input::LookedUp { connection, result });
+                self.joins.end(connection, "joined");
+                fed?;
                 end.map_or(Ok(()), |trouble| self.trouble(document, trouble))
             }
             Done::Committed { batch, result, repeats } => self.committed(document, batch, result, repeats),

@@ -14,6 +14,7 @@ use tokio::{
     sync::{Notify, mpsc, oneshot, watch},
     time::timeout,
 };
+use tracing::Span;
 
 use crate::{
     budget::{Budget, Charge, Use},
@@ -74,6 +75,8 @@ pub(crate) enum Mail {
     Join {
         outbox: Outbox,
         join: Box<document::Join>,
+        /// Ends with its answer.
+        span: Span,
     },
     /// An edit with what it takes of the memory.
     Input(document::Input, Option<Charge>),
@@ -84,10 +87,7 @@ pub(crate) enum Mail {
         is_said: bool,
     },
     /// Say when this connection, or everybody, waits for nothing any more.
-    Settle {
-        connection: Option<ConnectionId>,
-        settled: oneshot::Sender<()>,
-    },
+    Settle { connection: Option<ConnectionId>, settled: oneshot::Sender<()> },
 }
 
 impl Documents {
@@ -98,10 +98,10 @@ impl Documents {
     }
 
     /// Hands in a join; the answer goes to the outbox. Whoever joined must send [`document::Input::Leave`] in the end.
-    pub async fn join(&self, document_id: Arc<str>, outbox: Outbox, join: document::Join) {
-        let mut mail = Mail::Join { outbox, join: Box::new(join) };
+    pub async fn join(&self, document_id: Arc<str>, outbox: Outbox, join: document::Join, span: Span) {
+        let mut mail = Mail::Join { outbox, join: Box::new(join), span: span.clone() };
         loop {
-            let mailbox = self.mailbox(&document_id);
+            let mailbox = self.mailbox(&document_id, &span);
             // The document closed in this moment: open it anew.
             match mailbox.send(mail).await {
                 Ok(()) => return,
@@ -186,7 +186,7 @@ impl Documents {
         }
     }
 
-    fn mailbox(&self, document_id: &Arc<str>) -> mpsc::Sender<Mail> {
+    fn mailbox(&self, document_id: &Arc<str>, span: &Span) -> mpsc::Sender<Mail> {
         let mut open = self.inner.open();
         if let Some(mailbox) = open.get(document_id).filter(|mailbox| !mailbox.is_closed()) {
             return mailbox.clone();
@@ -195,7 +195,7 @@ impl Documents {
         open.insert(Arc::clone(document_id), mailbox.clone());
         self.inner.parts.metrics.documents.set(i64::try_from(open.len()).unwrap_or(i64::MAX));
         drop(open);
-        tokio::spawn(document_task::run(Arc::clone(&self.inner), Arc::clone(document_id), mail));
+        tokio::spawn(document_task::run(Arc::clone(&self.inner), Arc::clone(document_id), mail, span.clone()));
         mailbox
     }
 }

@@ -1,12 +1,12 @@
-//! A small HTTP client for what the application serves: key sets and webhooks.
+//! A small HTTP client for what others serve: key sets, webhooks, collectors of traces.
 //!
-//! In: URLs. Out: the status and a bounded body, within a bounded time. It follows no redirects: whoever configures a URL
+//! In: URLs, requests. Out: the status and a bounded body, within a bounded time. It follows no redirects: whoever configures a URL
 //! means that one. TLS trusts the system's certificates, or those that `SSL_CERT_FILE` names.
 
 use std::time::Duration;
 
 use bytes::Bytes;
-use http_body_util::{BodyExt, Empty, LengthLimitError, Limited};
+use http_body_util::{BodyExt, Full, LengthLimitError, Limited};
 use hyper::{
     Request, StatusCode, Uri,
     header::{ACCEPT, USER_AGENT},
@@ -29,7 +29,7 @@ const IDLE: Duration = Duration::from_secs(30);
 /// Cheap to clone; clones share their connections.
 #[derive(Debug, Clone)]
 pub struct HttpClient {
-    client: Client<HttpsConnector<HttpConnector>, Empty<Bytes>>,
+    client: Client<HttpsConnector<HttpConnector>, Full<Bytes>>,
 }
 
 /// What one request may cost.
@@ -96,15 +96,23 @@ impl HttpClient {
     /// # Errors
     /// When there was no answer within the limit.
     pub async fn get(&self, url: Uri, limit: Limit) -> Result<Answer, NoAnswer> {
-        timeout(limit.time, self.fetch(url, limit.bytes)).await.unwrap_or(Err(NoAnswer::Late(limit.time)))
-    }
-
-    async fn fetch(&self, url: Uri, bytes_max: usize) -> Result<Answer, NoAnswer> {
         let request = Request::get(url)
             .header(ACCEPT, "application/json")
             .header(USER_AGENT, concat!("collab-gateway/", env!("CARGO_PKG_VERSION")))
-            .body(Empty::new())
+            .body(Full::default())
             .map_err(|error| NoAnswer::Failed(error.to_string()))?;
+        self.send(request, limit).await
+    }
+
+    /// Sends a request.
+    ///
+    /// # Errors
+    /// When there was no answer within the limit.
+    pub async fn send(&self, request: Request<Full<Bytes>>, limit: Limit) -> Result<Answer, NoAnswer> {
+        timeout(limit.time, self.exchange(request, limit.bytes)).await.unwrap_or(Err(NoAnswer::Late(limit.time)))
+    }
+
+    async fn exchange(&self, request: Request<Full<Bytes>>, bytes_max: usize) -> Result<Answer, NoAnswer> {
         let response = self.client.request(request).await.map_err(|error| NoAnswer::Failed(causes(&error)))?;
         let (head, body) = response.into_parts();
         let body = Limited::new(body, bytes_max).collect().await.map_err(|error| {

@@ -33,6 +33,7 @@ pub mod sign_in;
 pub mod start;
 pub mod store;
 pub mod stream;
+pub mod telemetry;
 pub mod tickets;
 pub mod tls;
 pub mod unheard;

@@ -12,10 +12,11 @@ use collab_gateway::{
     log::Bound,
     open_files,
     start::{self, Running},
+    telemetry::{self, Telemetry},
 };
 use tokio::{net::TcpListener, signal::unix::SignalKind, sync::watch};
 use tokio_util::sync::CancellationToken;
-use tracing_subscriber::{EnvFilter, layer::SubscriberExt, reload, util::SubscriberInitExt};
+use tracing_subscriber::{EnvFilter, Layer, layer::SubscriberExt, reload, util::SubscriberInitExt};
 
 /// Every failure of `--config` and the flags.
 const BAD_CONFIGURATION: u8 = 2;
@@ -56,7 +57,7 @@ fn main() -> ExitCode {
 
 async fn run(config: Config) -> anyhow::Result<ExitCode> {
     let (settings, live) = watch::channel(config.live.clone());
-    follow_settings(&config, settings, live.clone())?;
+    let telemetry = follow_settings(&config, settings, live.clone())?;
     open_files::warn_if_few(open_files::raise_limit(), config.live.max_connections);
     let mut terminate = tokio::signal::unix::signal(SignalKind::terminate()).context("SIGTERM")?;
     let mut interrupt = tokio::signal::unix::signal(SignalKind::interrupt()).context("SIGINT")?;
@@ -107,6 +108,9 @@ async fn run(config: Config) -> anyhow::Result<ExitCode> {
         // The next process replaces one that is left.
         let _ = std::fs::remove_file(path);
     }
+    if let Some(telemetry) = telemetry {
+        telemetry.flush().await;
+    }
     let Outcome { connections_left, documents_unsettled } = outcome;
     if outcome.is_clean() {
         tracing::info!("drained");
@@ -117,13 +121,14 @@ async fn run(config: Config) -> anyhow::Result<ExitCode> {
     }
 }
 
-/// Starts the log and follows the file of live settings, the log's level among them.
+/// Starts the log and the traces, and follows the file of live settings, the log's level among them.
 fn follow_settings(
     config: &Config,
     settings: watch::Sender<Live>,
     mut live: watch::Receiver<Live>,
-) -> anyhow::Result<()> {
-    let filter = |live: &Live| EnvFilter::new(live.log_level.as_str());
+) -> anyhow::Result<Option<Telemetry>> {
+    // Spans that are traced are no matter of the log.
+    let filter = |live: &Live| EnvFilter::new(format!("{},{}=off", live.log_level.as_str(), telemetry::TARGET));
     let (level, handle) = reload::Layer::new(filter(&config.live));
     // Lines and colours are for people; a cluster's log is read by machines.
     let is_watched = std::io::stderr().is_terminal();
@@ -132,7 +137,17 @@ fn follow_settings(
         (!is_watched).then(|| tracing_subscriber::fmt::layer().json().flatten_event(true).with_writer(std::io::stderr));
     let bound = Bound::default();
     tokio::spawn(bound.clone().tell());
-    tracing_subscriber::registry().with(level).with(bound).with(lines).with(json).try_init().context("the log")?;
+    let log = bound.and_then(lines).and_then(json).with_filter(level);
+    let (telemetry, trouble) = match config.otlp_traces.as_ref().map(Telemetry::start).transpose() {
+        Ok(telemetry) => (telemetry, None),
+        Err(trouble) => (None, Some(trouble)),
+    };
+    let traces = telemetry.as_ref().map(Telemetry::layer);
+    tracing_subscriber::registry().with(log).with(traces).try_init().context("the log")?;
+    if let Some(trouble) = trouble {
+        // The environment is often everybody's: no reason not to serve.
+        tracing::warn!(%trouble, "there will be no traces");
+    }
     if let Some(path) = &config.live_file {
         tokio::spawn(live::follow(path.clone(), settings));
         tokio::spawn(async move {
@@ -144,5 +159,5 @@ fn follow_settings(
             }
         });
     }
-    Ok(())
+    Ok(telemetry)
 }

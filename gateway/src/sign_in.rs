@@ -11,11 +11,13 @@ use tokio::{
     sync::Semaphore,
     time::{Instant, sleep, timeout, timeout_at},
 };
+use tracing::Span;
 
 use crate::{
     auth::{Authenticator, Claims, Denial, NoClaims},
     directory::{Directory, NoUser},
     metrics::Metrics,
+    telemetry::{step, within},
 };
 
 /// How long a CONNECT is held (CONTRACT section 1).
@@ -51,15 +53,15 @@ impl SignIn {
         SignIn { authenticator, directory, metrics, places: Semaphore::new(HELD_MAX) }
     }
 
-    /// Whose token it is, and who that is.
+    /// Whose token it is, and who that is. What it takes is traced under `span`.
     ///
     /// # Errors
     /// With the refusal, or because nobody could tell within [`HELD`].
-    pub async fn identify(&self, token: Option<&str>) -> Result<(Claims, User), NotIn> {
+    pub async fn identify(&self, token: Option<&str>, span: &Span) -> Result<(Claims, User), NotIn> {
         let by = Instant::now() + HELD;
         let mut why = "store_unavailable";
         let result = {
-            let trying = self.try_until_answered(token, &mut why);
+            let trying = self.try_until_answered(token, &mut why, span);
             tokio::pin!(trying);
             match timeout(SLOW, &mut trying).await {
                 Ok(result) => Some(result),
@@ -78,11 +80,16 @@ impl SignIn {
         self.directory.remembered(&user.id).unwrap_or_else(|| user.clone())
     }
 
-    async fn try_until_answered(&self, token: Option<&str>, why: &mut &'static str) -> Result<(Claims, User), NotIn> {
+    async fn try_until_answered(
+        &self,
+        token: Option<&str>,
+        why: &mut &'static str,
+        span: &Span,
+    ) -> Result<(Claims, User), NotIn> {
         let mut pause = PAUSE_MIN;
         loop {
-            match self.authenticator.verify(token).await {
-                Ok(claims) => match self.directory.user(&claims).await {
+            match within(step!(span, "connect.token"), self.authenticator.verify(token)).await {
+                Ok(claims) => match within(step!(span, "connect.user"), self.directory.user(&claims)).await {
                     Ok(user) => return Ok((claims, user)),
                     Err(NoUser::Unknown) => return Err(NotIn::Denied(Denial::UserNotFound)),
                     Err(NoUser::Away(error)) => {

@@ -5,6 +5,7 @@
 use super::{
     Config, Durability, Jwt, Mistake, Redis,
     flags::Flags,
+    otlp,
     values::{addresses, origin, unreadable, web_url},
 };
 use crate::{
@@ -23,6 +24,7 @@ impl Flags {
         let given = self.allowed_origins.iter().filter(|text| !text.trim().is_empty());
         let allowed_origins = given.map(|text| origin(text)).collect::<Result<_, _>>()?;
         let tls = self.tls()?;
+        let otlp_traces = otlp::endpoint(self.otlp_endpoint.as_deref(), |name| std::env::var(name).ok())?;
         for (flag, bytes) in
             [("--max-document-bytes", self.max_document_bytes), ("--max-edit-bytes", self.max_edit_bytes)]
         {
@@ -69,6 +71,7 @@ impl Flags {
             control_socket: self.control_socket,
             ping_interval: self.ping_interval,
             ping_timeout: self.ping_timeout,
+            otlp_traces,
             demo: self.demo,
             live: Live::from(file.or(given)),
             live_file: self.config,

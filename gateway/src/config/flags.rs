@@ -133,6 +133,10 @@ pub(super) struct Flags {
     /// error, warn, info, debug or trace.
     #[arg(long, env = "COLLAB_LOG_LEVEL")]
     pub(super) log_level: Option<live::LogLevel>,
+    /// A collector's URL, such as http://collector:4318: traces are sent to it, OTLP over HTTP; none without it and without
+    /// OTEL_EXPORTER_OTLP_ENDPOINT. OTEL_TRACES_SAMPLER says which; 1 % otherwise.
+    #[arg(long, env = "COLLAB_OTLP_ENDPOINT")]
+    pub(super) otlp_endpoint: Option<String>,
     /// Serve the demo page at / and sign tokens for demo users at /demo/token.
     #[arg(long, env = "COLLAB_DEMO", num_args = 0..=1, default_value = "false", default_missing_value = "true")]
     pub(super) demo: bool,

@@ -5,6 +5,7 @@
 
 mod check;
 mod flags;
+mod otlp;
 mod values;
 
 use std::{ffi::OsString, net::SocketAddr, path::PathBuf, time::Duration};
@@ -57,6 +58,8 @@ pub struct Config {
     pub ping_interval: Duration,
     /// How long a client may take to answer one.
     pub ping_timeout: Duration,
+    /// Where traces are sent; `None` means that there are none.
+    pub otlp_traces: Option<Uri>,
     /// Serve the demo page and sign demo tokens.
     pub demo: bool,
     /// The settings that change while it runs, as they are at the start.
@@ -190,6 +193,7 @@ mod tests {
             (&["--demo", "--user-directory-url", "people"], "--user-directory-url"),
             (&["--demo", "--access-url", "http://x/y?z=1"], "--access-url"),
             (&["--demo", "--user-directory-url", "http://x", "--users-from-claims"], "--user-directory-url"),
+            (&["--demo", "--otlp-endpoint", "collector:4317"], "--otlp-endpoint"),
             (&["--demo", "--ping-interval", "0s"], "--ping-interval"),
             (&["--demo", "--config", "/does/not/exist"], "--config"),
             (&["--demo", "--max-edit-bytes", "0"], "--max-edit-bytes"),

@@ -11,6 +11,7 @@ use std::{
 use document::{Answer, Code, Edit, Input, Join, Leaving, Refusal, ReplyId, User};
 use protocol::{Auth, ClientEvent, EditEvent, JoinEvent, Refused};
 use tokio::time::Instant;
+use tracing::field::Empty;
 
 use super::{
     Application, Event, Handled, Pod, UNKNOWN_MESSAGE_BYTES_MAX,
@@ -25,6 +26,7 @@ use crate::{
     outbox::{Ending, Outbox},
     registry::Seat,
     sign_in::NotIn,
+    telemetry::{Origin, bounded, root},
 };
 
 /// When somebody may try again who was refused for a passing reason.
@@ -52,6 +54,8 @@ struct Editor {
     /// What they hold.
     early_charge: Charge,
     expiry: Option<Expiry>,
+    /// What its joins belong to.
+    origin: Origin,
 }
 
 struct Expiry {
@@ -158,10 +162,15 @@ impl Client {
     }
 
     async fn sign_in(&mut self, auth: Auth) -> Handled {
-        let (claims, user) = match self.pod.sign_in.identify(auth.token.as_deref()).await {
+        let span = root!("connect", otel.kind = "server", outcome = Empty, otel.status_code = Empty);
+        let (claims, user) = match self.pod.sign_in.identify(auth.token.as_deref(), &span).await {
             Ok(found) => found,
-            Err(NotIn::Denied(denial)) => return self.deny(denial),
+            Err(NotIn::Denied(denial)) => {
+                span.record("outcome", denial.code());
+                return self.deny(denial);
+            }
             Err(NotIn::Away(why)) => {
+                span.record("outcome", why).record("otel.status_code", "ERROR");
                 // No statement about the token or the user: the client comes back by itself.
                 self.pod.metrics.refuse(why);
                 return Err(Ending::Transport { code: 1013, reason: "try again later" });
@@ -183,7 +192,9 @@ impl Client {
             early: Early::new(self.pod.limits.edit_bytes.saturating_mul(2)),
             early_charge: outbox.budget().charge(Use::Edits),
             expiry: claims.expires_at.and_then(expiry),
+            origin: Origin::of(&span),
         }));
+        span.record("outcome", "accepted");
         Ok(())
     }
 
@@ -273,7 +284,15 @@ impl Client {
             reply,
         };
         editor.early_charge.set(editor.early.bytes());
-        self.pod.documents.join(document_id, outbox, join).await;
+        let span = root!(
+            "join",
+            otel.kind = "server",
+            document.id = bounded(&document_id),
+            outcome = Empty,
+            otel.status_code = Empty
+        );
+        editor.origin.adopt(&span);
+        self.pod.documents.join(document_id, outbox, join, span).await;
     }
 
     async fn leave(&mut self, document_id: &Arc<str>, reply: Option<ReplyId>) {

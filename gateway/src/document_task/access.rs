@@ -13,7 +13,7 @@ use std::{
 use document::{ConnectionId, Document, Input, Role};
 
 use super::{Done, Flow, Task, Wanted};
-use crate::{document_io as io, outbox::Ending, store::StoreError};
+use crate::{document_io as io, outbox::Ending, store::StoreError, telemetry::within};
 
 /// Without a word of a change an access is read again after this time (CONTRACT section 2).
 pub(super) const READ_AGAIN: Duration = Duration::from_secs(60);
@@ -68,8 +68,10 @@ impl Accesses {
 impl Task {
     pub(super) fn look_up(&self, wanted: Box<Wanted>) {
         let (parts, id) = (self.inner.parts.clone(), Arc::clone(&self.id));
+        let span = self.joins.lookup(wanted.connection);
         self.start(async move {
-            let result = io::lookup(&parts, &id, &wanted.user_id, &wanted.clients, &wanted.after).await;
+            let found = io::lookup(&parts, &id, &wanted.user_id, &wanted.clients, &wanted.after);
+            let result = within(span, found).await;
             Done::LookedUp { wanted, result }
         });
     }

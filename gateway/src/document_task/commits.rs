@@ -10,6 +10,7 @@ use super::{Done, End, Flow, Sent, Task};
 use crate::{
     document_io::{self as io, Trouble},
     store::Era,
+    telemetry::{step, within},
 };
 
 /// A commit that was not answered is repeated after this time, twice as long each time, between these bounds.
@@ -23,7 +24,8 @@ impl Task {
             if let Some(exponent) = repeats.checked_sub(1) {
                 tokio::time::sleep((REPEAT_MIN * 2u32.pow(exponent.min(8))).min(REPEAT_MAX)).await;
             }
-            let result = io::commit(&parts, &id, &batch.head, batch.floor, &batch.entries).await;
+            let span = step!(&batch.span, "store.commit", otel.kind = "client", attempt = repeats.saturating_add(1));
+            let result = within(span, io::commit(&parts, &id, &batch.head, batch.floor, &batch.entries)).await;
             Done::Committed { batch, result, repeats }
         });
     }
@@ -46,12 +48,16 @@ impl Task {
                 self.commit(batch, repeats.saturating_add(1));
                 Ok(())
             }
-            Err(trouble) => Err(End::Broken(trouble)),
+            Err(trouble) => {
+                batch.span.record("attempts", repeats.saturating_add(1)).record("otel.status_code", "ERROR");
+                Err(End::Broken(trouble))
+            }
             Ok((reply, era)) => {
                 self.committing = false;
                 self.promises.committed_in(era);
                 let metrics = &self.inner.parts.metrics;
                 let appended = reply.verdicts.iter().filter(|v| matches!(v, document::Verdict::Ok(_))).count();
+                batch.span.record("attempts", repeats.saturating_add(1)).record("appended", appended);
                 metrics.edits_committed.inc_by(appended as u64);
                 metrics.edit_commit_seconds.observe(batch.since.elapsed().as_secs_f64());
                 if std::mem::take(&mut self.away) {

@@ -22,7 +22,8 @@ impl Task {
             let input = match mail {
                 Mail::Input(input, _) => input,
                 Mail::AccessChanged { .. } | Mail::Settle { .. } => continue,
-                Mail::Join { outbox, join } => {
+                Mail::Join { outbox, join, span } => {
+                    span.record("outcome", "refused").record("otel.status_code", "ERROR");
                     self.outboxes.insert(join.connection, outbox);
                     for edit in &join.early {
                         let refusal = Refusal { seq: edit.seq, ..refusal.clone() };

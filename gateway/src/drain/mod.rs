@@ -8,16 +8,26 @@
 mod line;
 mod pace;
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
 
 use serde::Serialize;
 use tokio::{
     sync::{mpsc, watch},
     time::{Instant, sleep_until, timeout, timeout_at},
 };
+use tracing::{Span, field::Empty};
 
 use self::line::{Line, Terms};
-use crate::{admin, clock::milliseconds, live::Live, server::Server};
+use crate::{
+    admin,
+    clock::milliseconds,
+    live::Live,
+    server::Server,
+    telemetry::{root, step, within},
+};
 
 /// Of the deadline of a process that ends, what is kept for goodbyes and for closing documents.
 const DOCUMENTS_TIME: Duration = Duration::from_secs(5);
@@ -96,6 +106,8 @@ pub struct Drain {
     wish: Arc<watch::Sender<Wish>>,
     /// Nobody is left, and nobody comes.
     is_empty: Arc<watch::Sender<bool>>,
+    /// From the first order to the end, or until it is called off.
+    span: Arc<Mutex<Option<Span>>>,
 }
 
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -108,7 +120,7 @@ struct Wish {
 impl Drain {
     /// Nothing happens before an order.
     pub fn new(server: Arc<Server>, admin: admin::State, live: watch::Receiver<Live>) -> Drain {
-        Drain { server, admin, live, wish: Arc::default(), is_empty: Arc::default() }
+        Drain { server, admin, live, wish: Arc::default(), is_empty: Arc::default(), span: Arc::default() }
     }
 
     /// Begins, or changes the pace.
@@ -120,6 +132,7 @@ impl Drain {
         self.server.drain();
         self.admin.drain(readiness);
         self.is_empty.send_replace(false);
+        self.begin_trace();
         self.wish.send_modify(|wish| match &mut wish.order {
             Some(standing) if wish.is_ending => {
                 refused = Err(Ending);
@@ -142,6 +155,9 @@ impl Drain {
         });
         if is_ending {
             return Err(Ending);
+        }
+        if let Some(span) = self.span().take() {
+            span.record("outcome", "called off");
         }
         self.server.welcome();
         self.admin.welcome();
@@ -195,13 +211,40 @@ impl Drain {
         let _ = self.order(order, Readiness::Off);
         self.wish.send_modify(|wish| wish.is_ending = true);
         let mut is_empty = self.is_empty.subscribe();
-        let _ = timeout_at(end, is_empty.wait_for(|is_empty| *is_empty)).await;
+        let span = self.span().take().unwrap_or_else(Span::none);
+        let emptying = timeout_at(end, is_empty.wait_for(|is_empty| *is_empty));
+        let _ = within(step!(&span, "drain.connections"), emptying).await;
         let pod = self.server.pod();
         let connections_left = pod.registry.count();
         // Sockets that are being closed by the peer, requests that were being answered: nobody minds.
         let _ = timeout(ENDED_TIME, self.server.ended()).await;
-        self.close_documents(end.min(Instant::now() + closing)).await;
-        Outcome { connections_left, documents_unsettled: pod.documents.unsettled(LAST_QUESTION).await }
+        let closing = self.close_documents(end.min(Instant::now() + closing));
+        within(step!(&span, "drain.documents"), closing).await;
+        let documents_unsettled = pod.documents.unsettled(LAST_QUESTION).await;
+        let outcome = Outcome { connections_left, documents_unsettled };
+        span.record("outcome", if outcome.is_clean() { "clean" } else { "cut off" })
+            .record("connections_left", connections_left)
+            .record("documents_unsettled", documents_unsettled);
+        outcome
+    }
+
+    fn begin_trace(&self) {
+        let pod = self.server.pod();
+        self.span().get_or_insert_with(|| {
+            root!(
+                "drain",
+                connections = pod.registry.count(),
+                documents = pod.documents.count(),
+                outcome = Empty,
+                connections_left = Empty,
+                documents_unsettled = Empty
+            )
+        });
+    }
+
+    fn span(&self) -> MutexGuard<'_, Option<Span>> {
+        // Nothing can panic while it is held.
+        self.span.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     async fn close_documents(&self, until: Instant) {

@@ -34,6 +34,11 @@ pub struct Pod {
 impl Pod {
     /// A gateway that takes connections.
     pub fn start(redis: &str, flags: &[&str]) -> Pod {
+        Pod::start_in(redis, flags, &[])
+    }
+
+    /// The same with variables in its environment.
+    pub fn start_in(redis: &str, flags: &[&str], variables: &[(&str, &str)]) -> Pod {
         let mut secret = tempfile::NamedTempFile::new().unwrap();
         secret.write_all(SECRET.as_bytes()).unwrap();
         let mut command = Command::new(env!("CARGO_BIN_EXE_collab-gateway"));
@@ -42,6 +47,7 @@ impl Pod {
         }
         command.arg("--redis-url").arg(format!("redis://{redis}")).arg("--jwt-secret-file").arg(secret.path());
         command.args(["--users-from-claims", "--listen=127.0.0.1:0", "--admin-listen=127.0.0.1:0"]).args(flags);
+        command.envs(variables.iter().copied());
         let mut child = command.stdin(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
         let lines = BufReader::new(child.stderr.take().unwrap()).lines();
         let log = Arc::new(Mutex::new(Vec::new()));

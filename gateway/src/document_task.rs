@@ -37,7 +37,7 @@ use crate::{
     lease::Living,
     outbox::Outbox,
     store::{Era, NewEntry, Notice, StoreError, continues},
-    telemetry::{bounded, root, step, within},
+    telemetry::{bounded, number, root, step, within},
 };
 
 /// A document stays open for this long after its last connection left: reloads and reconnects find it ready.
@@ -365,7 +365,7 @@ impl Task {
                 let span = root!(
                     "commit",
                     document.id = bounded(&self.id),
-                    entries = entries.len(),
+                    entries = number(entries.len()),
                     attempts = Empty,
                     appended = Empty,
                     otel.status_code = Empty

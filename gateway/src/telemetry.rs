@@ -141,6 +141,11 @@ pub(crate) fn bounded(text: &str) -> &str {
     &text[..text.floor_char_boundary(VALUE_BYTES_MAX)]
 }
 
+/// A number as an attribute: others become texts.
+pub(crate) fn number(count: impl TryInto<i64>) -> i64 {
+    count.try_into().unwrap_or(i64::MAX)
+}
+
 /// A span that is over but that later ones belong to; nothing where nothing is traced.
 #[derive(Debug, Default)]
 pub(crate) struct Origin(Option<Box<SpanContext>>);

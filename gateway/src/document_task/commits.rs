@@ -10,7 +10,7 @@ use super::{Done, End, Flow, Sent, Task};
 use crate::{
     document_io::{self as io, Trouble},
     store::Era,
-    telemetry::{step, within},
+    telemetry::{number, step, within},
 };
 
 /// A commit that was not answered is repeated after this time, twice as long each time, between these bounds.
@@ -24,7 +24,8 @@ impl Task {
             if let Some(exponent) = repeats.checked_sub(1) {
                 tokio::time::sleep((REPEAT_MIN * 2u32.pow(exponent.min(8))).min(REPEAT_MAX)).await;
             }
-            let span = step!(&batch.span, "store.commit", otel.kind = "client", attempt = repeats.saturating_add(1));
+            let span =
+                step!(&batch.span, "store.commit", otel.kind = "client", attempt = number(repeats.saturating_add(1)));
             let result = within(span, io::commit(&parts, &id, &batch.head, batch.floor, &batch.entries)).await;
             Done::Committed { batch, result, repeats }
         });
@@ -49,7 +50,7 @@ impl Task {
                 Ok(())
             }
             Err(trouble) => {
-                batch.span.record("attempts", repeats.saturating_add(1)).record("otel.status_code", "ERROR");
+                batch.span.record("attempts", number(repeats.saturating_add(1))).record("otel.status_code", "ERROR");
                 Err(End::Broken(trouble))
             }
             Ok((reply, era)) => {
@@ -57,7 +58,7 @@ impl Task {
                 self.promises.committed_in(era);
                 let metrics = &self.inner.parts.metrics;
                 let appended = reply.verdicts.iter().filter(|v| matches!(v, document::Verdict::Ok(_))).count();
-                batch.span.record("attempts", repeats.saturating_add(1)).record("appended", appended);
+                batch.span.record("attempts", number(repeats.saturating_add(1))).record("appended", number(appended));
                 metrics.edits_committed.inc_by(appended as u64);
                 metrics.edit_commit_seconds.observe(batch.since.elapsed().as_secs_f64());
                 if std::mem::take(&mut self.away) {

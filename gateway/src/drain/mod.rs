@@ -26,7 +26,7 @@ use crate::{
     clock::milliseconds,
     live::Live,
     server::Server,
-    telemetry::{root, step, within},
+    telemetry::{number, root, step, within},
 };
 
 /// Of the deadline of a process that ends, what is kept for goodbyes and for closing documents.
@@ -223,8 +223,8 @@ impl Drain {
         let documents_unsettled = pod.documents.unsettled(LAST_QUESTION).await;
         let outcome = Outcome { connections_left, documents_unsettled };
         span.record("outcome", if outcome.is_clean() { "clean" } else { "cut off" })
-            .record("connections_left", connections_left)
-            .record("documents_unsettled", documents_unsettled);
+            .record("connections_left", number(connections_left))
+            .record("documents_unsettled", number(documents_unsettled));
         outcome
     }
 
@@ -233,8 +233,8 @@ impl Drain {
         self.span().get_or_insert_with(|| {
             root!(
                 "drain",
-                connections = pod.registry.count(),
-                documents = pod.documents.count(),
+                connections = number(pod.registry.count()),
+                documents = number(pod.documents.count()),
                 outcome = Empty,
                 connections_left = Empty,
                 documents_unsettled = Empty

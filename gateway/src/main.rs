@@ -9,14 +9,14 @@ use collab_gateway::{
     control,
     drain::{Drain, Outcome},
     live::{self, Live},
-    log::Bound,
+    log::{self, Bound, Short},
     open_files,
     start::{self, Running},
-    telemetry::{self, Telemetry},
+    telemetry::Telemetry,
 };
 use tokio::{net::TcpListener, signal::unix::SignalKind, sync::watch};
 use tokio_util::sync::CancellationToken;
-use tracing_subscriber::{EnvFilter, Layer, layer::SubscriberExt, reload, util::SubscriberInitExt};
+use tracing_subscriber::{Layer, layer::SubscriberExt, reload, util::SubscriberInitExt};
 
 /// Every failure of `--config` and the flags.
 const BAD_CONFIGURATION: u8 = 2;
@@ -127,23 +127,21 @@ fn follow_settings(
     settings: watch::Sender<Live>,
     mut live: watch::Receiver<Live>,
 ) -> anyhow::Result<Option<Telemetry>> {
-    // Spans that are traced are no matter of the log.
-    let filter = |live: &Live| EnvFilter::new(format!("{},{}=off", live.log_level.as_str(), telemetry::TARGET));
-    let (level, handle) = reload::Layer::new(filter(&config.live));
+    let (level, handle) = reload::Layer::new(log::filter(config.live.log_level));
     // Lines and colours are for people; a cluster's log is read by machines.
     let is_watched = std::io::stderr().is_terminal();
     let lines = is_watched.then(|| tracing_subscriber::fmt::layer().with_writer(std::io::stderr));
-    let json =
-        (!is_watched).then(|| tracing_subscriber::fmt::layer().json().flatten_event(true).with_writer(std::io::stderr));
+    let json = (!is_watched)
+        .then(|| tracing_subscriber::fmt::layer().json().flatten_event(true).with_writer(Short(std::io::stderr)));
     let bound = Bound::default();
     tokio::spawn(bound.clone().tell());
-    let log = bound.and_then(lines).and_then(json).with_filter(level);
+    let lines = bound.and_then(lines).and_then(json).with_filter(level);
     let (telemetry, trouble) = match config.otlp_traces.as_ref().map(Telemetry::start).transpose() {
         Ok(telemetry) => (telemetry, None),
         Err(trouble) => (None, Some(trouble)),
     };
     let traces = telemetry.as_ref().map(Telemetry::layer);
-    tracing_subscriber::registry().with(log).with(traces).try_init().context("the log")?;
+    tracing_subscriber::registry().with(lines).with(traces).try_init().context("the log")?;
     if let Some(trouble) = trouble {
         // The environment is often everybody's: no reason not to serve.
         tracing::warn!(%trouble, "there will be no traces");
@@ -152,7 +150,7 @@ fn follow_settings(
         tokio::spawn(live::follow(path.clone(), settings));
         tokio::spawn(async move {
             while live.changed().await.is_ok() {
-                let next = filter(&live.borrow());
+                let next = log::filter(live.borrow().log_level);
                 if handle.reload(next).is_err() {
                     return;
                 }

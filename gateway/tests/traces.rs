@@ -16,6 +16,7 @@ use std::{
 };
 
 use bytes::Bytes;
+use collab_gateway::{live::LogLevel, log::filter, telemetry::TARGET};
 use editor::Editor;
 use http_body_util::{BodyExt, Full};
 use hyper::{Request, Response, StatusCode, body::Incoming, service::service_fn};
@@ -30,6 +31,7 @@ use prost::Message;
 use redis::AsyncCommands;
 use servers::{Engine, Server, eventually};
 use tokio::net::TcpListener;
+use tracing_subscriber::{Layer, layer::SubscriberExt, reload};
 
 /// Every trace, and soon.
 const ALL: [(&str, &str); 2] = [("OTEL_TRACES_SAMPLER", "always_on"), ("OTEL_BSP_SCHEDULE_DELAY", "20")];
@@ -108,6 +110,21 @@ fn number(attributes: &[KeyValue], name: &str) -> Option<i64> {
         Value::IntValue(number) => Some(number),
         other => panic!("{name} is {other:?}"),
     }
+}
+
+/// The processes have subscribers of their own, so this one is alone here.
+#[test]
+fn the_log_makes_no_span_that_is_only_traced() {
+    let log = tracing_subscriber::fmt::layer().with_writer(std::io::sink).with_filter(filter(LogLevel::Trace));
+    let (level, handle) = reload::Layer::new(filter(LogLevel::Info));
+    let changing = tracing_subscriber::fmt::layer().with_writer(std::io::sink).with_filter(level);
+    tracing::subscriber::with_default(tracing_subscriber::registry().with(log).with(changing), || {
+        let commit = || tracing::info_span!(target: TARGET, parent: None, "commit", entries = 1);
+        assert!(commit().is_disabled());
+        handle.reload(filter(LogLevel::Debug)).unwrap();
+        assert!(commit().is_disabled());
+        assert!(!tracing::info_span!("of the log").is_disabled());
+    });
 }
 
 async fn redis_for(users: &[&str], document: &str) -> Server {

@@ -99,17 +99,15 @@ fn value(attributes: &[KeyValue], name: &str) -> Option<Value> {
 }
 
 fn text(attributes: &[KeyValue], name: &str) -> Option<String> {
-    match value(attributes, name)? {
-        Value::StringValue(text) => Some(text),
-        other => panic!("{name} is {other:?}"),
-    }
+    let value = value(attributes, name)?;
+    let Value::StringValue(text) = value else { panic!("{name} is {value:?}") };
+    Some(text)
 }
 
 fn number(attributes: &[KeyValue], name: &str) -> Option<i64> {
-    match value(attributes, name)? {
-        Value::IntValue(number) => Some(number),
-        other => panic!("{name} is {other:?}"),
-    }
+    let value = value(attributes, name)?;
+    let Value::IntValue(number) = value else { panic!("{name} is {value:?}") };
+    Some(number)
 }
 
 /// The processes have subscribers of their own, so this one is alone here.

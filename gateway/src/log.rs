@@ -218,7 +218,9 @@ mod tests {
     #[test]
     fn a_storm_of_one_line_is_counted_and_other_lines_are_written() {
         let (bound, written) = (Bound::default(), Written::default());
-        let subscriber = tracing_subscriber::registry().with(bound.clone()).with(written.clone());
+        // As the process puts them together.
+        let log = bound.clone().and_then(written.clone()).with_filter(filter(LogLevel::Debug));
+        let subscriber = tracing_subscriber::registry().with(log);
         tracing::subscriber::with_default(subscriber, || {
             for number in 0..1000 {
                 tracing::warn!(number, "a client failed");

@@ -11,12 +11,19 @@ use std::{
     collections::HashMap,
     convert::Infallible,
     net::SocketAddr,
-    sync::{Arc, Mutex},
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicUsize, Ordering},
+    },
     time::{Duration, Instant},
 };
 
 use bytes::Bytes;
-use collab_gateway::{live::LogLevel, log::filter, telemetry::TARGET};
+use collab_gateway::{
+    live::LogLevel,
+    log::{Bound, filter},
+    telemetry::TARGET,
+};
 use editor::Editor;
 use http_body_util::{BodyExt, Full};
 use hyper::{Request, Response, StatusCode, body::Incoming, service::service_fn};
@@ -31,7 +38,12 @@ use prost::Message;
 use redis::AsyncCommands;
 use servers::{Engine, Server, eventually};
 use tokio::net::TcpListener;
-use tracing_subscriber::{Layer, layer::SubscriberExt, reload};
+use tracing_subscriber::{
+    Layer,
+    filter::filter_fn,
+    layer::{Context, SubscriberExt},
+    reload,
+};
 
 /// Every trace, and soon.
 const ALL: [(&str, &str); 2] = [("OTEL_TRACES_SAMPLER", "always_on"), ("OTEL_BSP_SCHEDULE_DELAY", "20")];
@@ -123,6 +135,32 @@ fn the_log_makes_no_span_that_is_only_traced() {
         assert!(commit().is_disabled());
         assert!(!tracing::info_span!("of the log").is_disabled());
     });
+    // Lines that a storm lost must not change what the traces' filter says next.
+    let (lines, spans) = (Counted::default(), Counted::default());
+    let log = Bound::default().and_then(lines.clone()).with_filter(filter(LogLevel::Info));
+    let traces = spans.clone().with_filter(filter_fn(|metadata| metadata.is_span() && metadata.target() == TARGET));
+    tracing::subscriber::with_default(tracing_subscriber::registry().with(log).with(traces), || {
+        for number in 0..100 {
+            tracing::warn!(number, "a client failed");
+            assert!(!tracing::info_span!(target: TARGET, parent: None, "commit", number).is_disabled());
+        }
+    });
+    let count = |counted: &Counted| (counted.0.load(Ordering::Relaxed), counted.1.load(Ordering::Relaxed));
+    assert_eq!((count(&lines), count(&spans)), ((50, 0), (0, 100)));
+}
+
+/// Events and spans.
+#[derive(Clone, Default)]
+struct Counted(Arc<AtomicUsize>, Arc<AtomicUsize>);
+
+impl<S: tracing::Subscriber> Layer<S> for Counted {
+    fn on_event(&self, _event: &tracing::Event<'_>, _context: Context<'_, S>) {
+        self.0.fetch_add(1, Ordering::Relaxed);
+    }
+
+    fn on_new_span(&self, _span: &tracing::span::Attributes<'_>, _id: &tracing::Id, _context: Context<'_, S>) {
+        self.1.fetch_add(1, Ordering::Relaxed);
+    }
 }
 
 async fn redis_for(users: &[&str], document: &str) -> Server {

@@ -1,6 +1,9 @@
 //! Bytes from the socket to messages: unmasking, fragments, limits.
 
-use crate::Violation;
+use crate::{
+    Violation,
+    deflate::{deflated_bytes_max, inflate},
+};
 
 pub(crate) const CONTINUATION: u8 = 0x0;
 pub(crate) const TEXT: u8 = 0x1;
@@ -8,6 +11,9 @@ pub(crate) const BINARY: u8 = 0x2;
 pub(crate) const CLOSE: u8 = 0x8;
 pub(crate) const PING: u8 = 0x9;
 pub(crate) const PONG: u8 = 0xa;
+
+/// RSV1: the message that begins here is compressed.
+pub(crate) const DEFLATED: u8 = 0x40;
 
 /// RFC 6455 section 5.5.
 pub(crate) const CONTROL_BYTES_MAX: usize = 125;
@@ -31,16 +37,42 @@ pub enum Message {
 #[derive(Debug)]
 pub struct Decoder {
     message_bytes_max: usize,
+    /// Messages may be compressed.
+    inflates: bool,
+    /// Whole frames may wait in `partial`.
+    has_more: bool,
+    /// What the messages of the last [`Decoder::feed`] grew to while they were inflated.
+    inflated_bytes: usize,
     /// The beginning of a frame whose end has not come yet.
     partial: Vec<u8>,
-    /// The fragments of a message so far, and the opcode it began with.
-    fragments: Option<(u8, Vec<u8>)>,
+    /// The fragments of a message so far.
+    fragments: Option<Fragments>,
+}
+
+#[derive(Debug)]
+struct Fragments {
+    /// The one it began with.
+    opcode: u8,
+    is_deflated: bool,
+    bytes: Vec<u8>,
 }
 
 impl Decoder {
     /// A decoder that refuses messages above `message_bytes_max`.
     pub fn new(message_bytes_max: usize) -> Self {
-        Self { message_bytes_max, partial: Vec::new(), fragments: None }
+        Self {
+            message_bytes_max,
+            inflates: false,
+            has_more: false,
+            inflated_bytes: 0,
+            partial: Vec::new(),
+            fragments: None,
+        }
+    }
+
+    /// The same for a peer that may compress its messages; the limit is that of the message as it was.
+    pub fn inflating(message_bytes_max: usize) -> Self {
+        Self { inflates: true, ..Self::new(message_bytes_max) }
     }
 
     /// Changes the limit for what comes from now on.
@@ -48,12 +80,15 @@ impl Decoder {
         self.message_bytes_max = message_bytes_max;
     }
 
-    /// Takes what was read and appends the messages that are whole now.
+    /// Takes what was read and appends the messages that are whole now. A little input may be inflated to a lot: beyond
+    /// one message's limit the rest is kept for a call without input, see [`Decoder::has_more`].
     ///
     /// # Errors
     /// When the peer breaks the protocol: the connection is to be closed with [`Violation::close_code`], and nothing
     /// after the violation is read. Messages before it are in `messages`.
     pub fn feed(&mut self, input: &[u8], messages: &mut Vec<Message>) -> Result<(), Violation> {
+        self.inflated_bytes = 0;
+        self.has_more = false;
         if self.partial.is_empty() {
             let used = self.take_frames(input, messages)?;
             self.partial.extend_from_slice(&input[used..]);
@@ -70,6 +105,16 @@ impl Decoder {
         Ok(())
     }
 
+    /// Whether whole messages may be here already, so that [`Decoder::feed`] is to be called before anything is read.
+    pub fn has_more(&self) -> bool {
+        self.has_more
+    }
+
+    /// Bytes of the messages that the last call inflated.
+    pub fn inflated_bytes(&self) -> usize {
+        self.inflated_bytes
+    }
+
     /// Whether a message is half here.
     pub fn is_mid_message(&self) -> bool {
         !self.partial.is_empty() || self.fragments.is_some()
@@ -77,13 +122,17 @@ impl Decoder {
 
     /// What it holds of messages that are half here, in bytes of memory.
     pub fn buffered_bytes(&self) -> usize {
-        self.partial.capacity() + self.fragments.as_ref().map_or(0, |(_, bytes)| bytes.capacity())
+        self.partial.capacity() + self.fragments.as_ref().map_or(0, |fragments| fragments.bytes.capacity())
     }
 
     /// The number of bytes that made whole frames.
     fn take_frames(&mut self, bytes: &[u8], messages: &mut Vec<Message>) -> Result<usize, Violation> {
         let mut used = 0;
         while let Some(header) = Header::parse(&bytes[used..])? {
+            if self.inflated_bytes > self.message_bytes_max {
+                self.has_more = true;
+                break;
+            }
             self.check(&header)?;
             let start = used + header.bytes;
             let Some(masked) = bytes.get(start..).and_then(|rest| rest.get(..header.payload_bytes)) else { break };
@@ -99,11 +148,16 @@ impl Decoder {
 
     /// What can be refused before the payload is here, so that nobody makes us wait or grow for it.
     fn check(&self, header: &Header) -> Result<(), Violation> {
-        let so_far = self.fragments.as_ref().map_or(0, |(_, bytes)| bytes.len());
+        let so_far = self.fragments.as_ref().map_or(0, |fragments| fragments.bytes.len());
+        let is_deflated = self.fragments.as_ref().map_or(header.is_deflated, |fragments| fragments.is_deflated);
+        let most = if is_deflated { deflated_bytes_max(self.message_bytes_max) } else { self.message_bytes_max };
+        if header.is_deflated && !(self.inflates && matches!(header.opcode, TEXT | BINARY)) {
+            return Err(Violation::Protocol("a reserved bit"));
+        }
         match header.opcode {
             CONTINUATION if self.fragments.is_none() => Err(Violation::Protocol("a continuation of nothing")),
             TEXT | BINARY if self.fragments.is_some() => Err(Violation::Protocol("a new message inside another")),
-            CONTINUATION | TEXT | BINARY if header.payload_bytes > self.message_bytes_max.saturating_sub(so_far) => {
+            CONTINUATION | TEXT | BINARY if header.payload_bytes > most.saturating_sub(so_far) => {
                 Err(Violation::TooBig)
             }
             CONTINUATION | TEXT | BINARY => Ok(()),
@@ -122,16 +176,21 @@ impl Decoder {
             PONG => Ok(Some(Message::Pong)),
             CLOSE => close(&payload).map(Some),
             opcode => {
-                let (opcode, bytes) = match self.fragments.take() {
-                    None => (opcode, payload),
-                    Some((first, mut bytes)) => {
-                        bytes.extend_from_slice(&payload);
-                        (first, bytes)
+                let message = match self.fragments.take() {
+                    None => Fragments { opcode, is_deflated: header.is_deflated, bytes: payload },
+                    Some(mut fragments) => {
+                        fragments.bytes.extend_from_slice(&payload);
+                        fragments
                     }
                 };
                 if !header.is_final {
-                    self.fragments = Some((opcode, bytes));
+                    self.fragments = Some(message);
                     return Ok(None);
+                }
+                let Fragments { opcode, is_deflated, mut bytes } = message;
+                if is_deflated {
+                    bytes = inflate(&bytes, self.message_bytes_max)?;
+                    self.inflated_bytes += bytes.len();
                 }
                 whole(opcode, bytes).map(Some)
             }
@@ -167,6 +226,7 @@ fn close(payload: &[u8]) -> Result<Message, Violation> {
 
 struct Header {
     is_final: bool,
+    is_deflated: bool,
     opcode: u8,
     mask: [u8; 4],
     payload_bytes: usize,
@@ -178,7 +238,7 @@ impl Header {
     /// `None` while the header is not whole.
     fn parse(bytes: &[u8]) -> Result<Option<Self>, Violation> {
         let Some((&[first, second], rest)) = bytes.split_first_chunk::<2>() else { return Ok(None) };
-        if first & 0x70 != 0 {
+        if first & 0x30 != 0 {
             return Err(Violation::Protocol("a reserved bit"));
         }
         if second & 0x80 == 0 {
@@ -201,7 +261,8 @@ impl Header {
         if payload_bytes > usize::MAX - bytes {
             return Err(Violation::TooBig);
         }
-        Ok(Some(Self { is_final: first & 0x80 != 0, opcode: first & 0x0f, mask: *mask, payload_bytes, bytes }))
+        let (is_final, is_deflated) = (first & 0x80 != 0, first & DEFLATED != 0);
+        Ok(Some(Self { is_final, is_deflated, opcode: first & 0x0f, mask: *mask, payload_bytes, bytes }))
     }
 }
 
@@ -223,7 +284,7 @@ fn unmask(payload: &mut [u8], mask: [u8; 4]) {
 #[cfg(test)]
 mod tests {
     use super::{Decoder, Message};
-    use crate::Violation;
+    use crate::{Violation, deflate::deflate};
 
     fn masked(first: u8, payload: &[u8]) -> Vec<u8> {
         let mask = [0x37, 0xfa, 0x21, 0x3d];
@@ -245,12 +306,22 @@ mod tests {
     }
 
     fn decode(limit: usize, pieces: &[&[u8]]) -> Result<Vec<Message>, Violation> {
-        let mut decoder = Decoder::new(limit);
+        decode_by(Decoder::new(limit), pieces)
+    }
+
+    fn decode_by(mut decoder: Decoder, pieces: &[&[u8]]) -> Result<Vec<Message>, Violation> {
         let mut messages = Vec::new();
         for piece in pieces {
             decoder.feed(piece, &mut messages)?;
+            while decoder.has_more() {
+                decoder.feed(&[], &mut messages)?;
+            }
         }
         Ok(messages)
+    }
+
+    fn deflated(payload: &[u8]) -> Vec<u8> {
+        deflate(payload, <[u8]>::to_vec).expect("compressible")
     }
 
     #[test]
@@ -320,6 +391,79 @@ mod tests {
             let violation = decode(1000, &[&bytes]).expect_err("must be refused");
             assert_eq!(violation.close_code(), code, "{violation} for {:?}", &bytes[..bytes.len().min(16)]);
         }
+    }
+
+    #[test]
+    fn compressed_messages_come_whole_in_fragments_and_among_others_however_the_stream_is_cut() {
+        let long = "é and ".repeat(10_000);
+        let small = deflated(long.as_bytes());
+        let (head, tail) = small.split_at(small.len() / 3);
+        let stream = [
+            masked(0xc1, &small),
+            masked(0x81, b"plain"),
+            masked(0x41, head),
+            masked(0x89, b"beat"),
+            masked(0x00, b""),
+            masked(0x80, tail),
+            masked(0xc1, &[0]),
+            masked(0x01, b"pl"),
+            masked(0x80, b"ain"),
+            masked(0xc2, &deflated(&[7; 100])),
+        ]
+        .concat();
+        let want = vec![
+            Message::Text(long.clone()),
+            Message::Text("plain".into()),
+            Message::Ping(b"beat".to_vec()),
+            Message::Text(long.clone()),
+            Message::Text(String::new()),
+            Message::Text("plain".into()),
+            Message::Binary(vec![7; 100]),
+        ];
+        for size in [1, 2, 7, 64, stream.len()] {
+            let pieces: Vec<_> = stream.chunks(size).collect();
+            assert_eq!(decode_by(Decoder::inflating(long.len()), &pieces).as_ref(), Ok(&want), "pieces of {size}");
+        }
+    }
+
+    #[test]
+    fn what_breaks_the_rules_of_compression_is_named_by_its_code() {
+        let hello = deflated(&[b'x'; 100]);
+        let cases: Vec<(Vec<u8>, u16)> = vec![
+            (masked(0xc9, b"compressed ping"), 1002),
+            (masked(0xc8, b""), 1002),
+            (masked(0xa1, b"second bit"), 1002),
+            (masked(0xd1, b"third bit"), 1002),
+            ([masked(0x41, &hello[..2]), masked(0xc0, &hello[2..])].concat(), 1002),
+            ([masked(0x01, b"a"), masked(0xc0, &hello)].concat(), 1002),
+            (masked(0xc1, b"not deflate"), 1007),
+            (masked(0xc1, &deflated(&[0xff; 100])), 1007),
+            (masked(0xc1, &deflated(&[b'x'; 1001])), 1009),
+            // By their headers alone.
+            (vec![0xc1, 0xfe, 0x7f, 0xff, 1, 2, 3, 4], 1009),
+            ([masked(0x41, &[0; 600]), vec![0x80, 0xfe, 0x03, 0xe9, 1, 2, 3, 4]].concat(), 1009),
+        ];
+        for (bytes, code) in cases {
+            let violation = decode_by(Decoder::inflating(1000), &[&bytes]).expect_err("must be refused");
+            assert_eq!(violation.close_code(), code, "{violation} for {:?}", &bytes[..bytes.len().min(16)]);
+        }
+        assert_eq!(decode(1000, &[&masked(0xc1, &hello)]), Err(Violation::Protocol("a reserved bit")));
+    }
+
+    #[test]
+    fn many_bombs_in_one_read_are_inflated_a_few_at_a_time() {
+        let stream = masked(0xc1, &deflated(&[b'x'; 1000])).repeat(50);
+        let mut decoder = Decoder::inflating(1000);
+        let mut messages = Vec::new();
+        decoder.feed(&stream, &mut messages).unwrap();
+        let mut calls = 1;
+        while decoder.has_more() {
+            assert!(decoder.inflated_bytes() <= 2000 && decoder.buffered_bytes() > 0);
+            decoder.feed(&[], &mut messages).unwrap();
+            calls += 1;
+        }
+        assert_eq!((messages.len(), calls), (50, 25));
+        assert_eq!((decoder.buffered_bytes(), decoder.is_mid_message()), (0, false));
     }
 
     #[test]

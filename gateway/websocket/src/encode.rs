@@ -2,7 +2,10 @@
 
 use bytes::{BufMut, Bytes, BytesMut};
 
-use crate::decode::{BINARY, CLOSE, CONTROL_BYTES_MAX, PING, PONG, TEXT};
+use crate::{
+    decode::{BINARY, CLOSE, CONTROL_BYTES_MAX, DEFLATED, PING, PONG, TEXT},
+    deflate::deflate,
+};
 
 const FIN: u8 = 0x80;
 
@@ -14,6 +17,16 @@ pub fn text_frame(text: &str) -> Bytes {
 /// One binary message.
 pub fn binary_frame(payload: &[u8]) -> Bytes {
     frame(BINARY, payload)
+}
+
+/// One text message, compressed, for peers that agreed to it; `None` if it would not be smaller.
+pub fn deflated_text_frame(text: &str) -> Option<Bytes> {
+    deflate(text.as_bytes(), |deflated| frame(DEFLATED | TEXT, deflated))
+}
+
+/// The same for a binary message.
+pub fn deflated_binary_frame(payload: &[u8]) -> Option<Bytes> {
+    deflate(payload, |deflated| frame(DEFLATED | BINARY, deflated))
 }
 
 /// A heartbeat; `payload` is cut at 125 bytes.
@@ -42,9 +55,9 @@ fn cut(payload: &[u8]) -> &[u8] {
     &payload[..payload.len().min(CONTROL_BYTES_MAX)]
 }
 
-fn frame(opcode: u8, payload: &[u8]) -> Bytes {
+fn frame(first: u8, payload: &[u8]) -> Bytes {
     let mut out = BytesMut::with_capacity(10 + payload.len());
-    out.put_u8(FIN | opcode);
+    out.put_u8(FIN | first);
     match payload.len() {
         short @ 0..=125 => out.put_u8(short as u8),
         medium @ 126..=0xffff => {
@@ -62,7 +75,7 @@ fn frame(opcode: u8, payload: &[u8]) -> Bytes {
 
 #[cfg(test)]
 mod tests {
-    use super::{close_frame, ping_frame, text_frame};
+    use super::{close_frame, deflated_text_frame, ping_frame, text_frame};
 
     #[test]
     fn lengths_take_the_shortest_of_three_forms() {
@@ -77,6 +90,16 @@ mod tests {
             assert_eq!(frame.len(), header.len() + length);
             assert_eq!(&frame[..header.len()], &header[..], "{length} bytes");
         }
+    }
+
+    #[test]
+    fn a_compressed_frame_has_the_first_reserved_bit_and_is_smaller() {
+        let text = "compressed once, sent to everybody; ".repeat(10);
+        let (plain, deflated) = (text_frame(&text), deflated_text_frame(&text).expect("compressible"));
+        assert_eq!((plain[0], deflated[0]), (0x81, 0xc1));
+        assert_eq!(usize::from(deflated[1]), deflated.len() - 2);
+        assert!(deflated.len() < plain.len() / 2);
+        assert_eq!(deflated_text_frame("x"), None);
     }
 
     #[test]

@@ -4,14 +4,20 @@
 //! to write, each encoded once and shared by everybody it goes to. A decoder at rest owns no buffer: an idle
 //! connection costs its struct and nothing more.
 //!
-//! Extensions are not negotiated here, so every reserved bit is an error.
+//! Of extensions there is `permessage-deflate` (RFC 7692), each message by itself; without it every reserved bit is an
+//! error.
 
 mod decode;
+mod deflate;
 mod encode;
+mod extension;
 mod handshake;
 
 pub use decode::{Decoder, Message};
-pub use encode::{binary_frame, close_frame, ping_frame, pong_frame, text_frame};
+pub use encode::{
+    binary_frame, close_frame, deflated_binary_frame, deflated_text_frame, ping_frame, pong_frame, text_frame,
+};
+pub use extension::Deflate;
 pub use handshake::accept_key;
 
 /// Why a connection ends, as RFC 6455 section 7.4 numbers it.
@@ -23,6 +29,9 @@ pub enum Violation {
     /// 1007: a text message that is not UTF-8.
     #[error("a text message is not UTF-8")]
     NotUtf8,
+    /// 1007: a compressed message that is no deflate.
+    #[error("a compressed message cannot be inflated")]
+    NotDeflated,
     /// 1009: a message above the decoder's limit.
     #[error("a message is larger than this server reads")]
     TooBig,
@@ -33,7 +42,7 @@ impl Violation {
     pub fn close_code(self) -> u16 {
         match self {
             Self::Protocol(_) => 1002,
-            Self::NotUtf8 => 1007,
+            Self::NotUtf8 | Self::NotDeflated => 1007,
             Self::TooBig => 1009,
         }
     }

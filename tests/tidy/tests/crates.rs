@@ -7,7 +7,7 @@ const PURE: &[(&str, &str, &[&str])] = &[
     ("gateway/ot", "ot", &["serde_json", "thiserror"]),
     ("gateway/document", "document", &["ot", "serde_json", "thiserror"]),
     ("gateway/protocol", "protocol", &["document", "ot", "serde", "serde_json", "thiserror"]),
-    ("gateway/websocket", "websocket", &["base64", "bytes", "sha1", "thiserror"]),
+    ("gateway/websocket", "websocket", &["base64", "bytes", "flate2", "sha1", "thiserror"]),
     ("operator/api", "collab-api", &["k8s-openapi", "kube", "schemars", "serde", "serde_json", "thiserror"]),
 ];
 

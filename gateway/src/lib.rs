@@ -19,6 +19,7 @@ mod document_io;
 mod document_task;
 pub mod documents;
 pub mod drain;
+pub mod encoded;
 pub mod http_client;
 pub mod lease;
 pub mod live;

@@ -89,6 +89,8 @@ pub struct Metrics {
     pub edits_put_back: Counter,
     /// Edits that a failover lost and this pod could not put back.
     pub edits_given_up: Counter,
+    /// Bytes that compression spared sockets, at least.
+    pub compression_saved_bytes: Counter,
     /// 1 while this pod drains.
     pub draining: Gauge,
     /// Connections that a drain has still to see gone.
@@ -124,6 +126,7 @@ impl Default for Metrics {
             store_up: Gauge::default(),
             edits_put_back: Counter::default(),
             edits_given_up: Counter::default(),
+            compression_saved_bytes: Counter::default(),
             draining: Gauge::default(),
             drain_connections_left: Gauge::default(),
         };
@@ -153,6 +156,8 @@ impl Default for Metrics {
         registry.register("store_up", "1 while the store takes changes", m.store_up.clone());
         registry.register("edits_put_back", "Edits lost by a failover, put back", m.edits_put_back.clone());
         registry.register("edits_given_up", "Edits lost by a failover for good", m.edits_given_up.clone());
+        let saved = m.compression_saved_bytes.clone();
+        registry.register("compression_saved_bytes", "Bytes that compression spared sockets", saved);
         registry.register("draining", "1 while this pod drains", m.draining.clone());
         metrics.registry = Arc::new(registry);
         metrics

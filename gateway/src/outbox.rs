@@ -10,16 +10,18 @@ use std::{
     io::IoSlice,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicBool, Ordering},
+        atomic::{AtomicBool, AtomicU8, Ordering},
     },
 };
 
 use bytes::{Buf, Bytes};
 use document::ConnectionId;
 use tokio::sync::{Notify, mpsc};
+use websocket::Deflate;
 
 use crate::{
     budget::{Budget, OUTBOX_FAIR_BYTES},
+    encoded::Encoded,
     metrics::Metrics,
     stream::Stream,
 };
@@ -78,6 +80,8 @@ struct Shared {
     resumed: Notify,
     paused: AtomicBool,
     settling: AtomicBool,
+    /// Terms of compression as a byte, 0 without.
+    deflate: AtomicU8,
     /// What all connections of the pod share: their counters, and their memory.
     common: Common,
 }
@@ -180,6 +184,7 @@ impl Outbox {
             resumed: Notify::new(),
             paused: AtomicBool::new(false),
             settling: AtomicBool::new(false),
+            deflate: AtomicU8::new(0),
             common,
         };
         Outbox { shared: Arc::new(shared) }
@@ -198,6 +203,16 @@ impl Outbox {
     /// Which connection this is.
     pub fn id(&self) -> ConnectionId {
         self.shared.id
+    }
+
+    /// The peer agreed to compression on these terms, before anything was said.
+    pub fn set_deflate(&self, terms: Deflate) {
+        self.shared.deflate.store(terms.to_byte(), Ordering::Release);
+    }
+
+    /// The terms of compression, if the peer agreed to it.
+    pub fn deflate(&self) -> Option<Deflate> {
+        Deflate::from_byte(self.shared.deflate.load(Ordering::Acquire))
     }
 
     /// From now on frames are written to this socket by whoever pushes them, as long as it takes them and none wait.
@@ -285,9 +300,10 @@ impl Outbox {
         self.shared.changed.notify_one();
     }
 
-    /// Puts a text message in line. To send one text to many, encode it once and use [`Outbox::push`].
+    /// Sends a text message, or puts it in line. To send one text to many, encode it once and use [`Outbox::push`].
     pub fn push_text(&self, text: &str) {
-        self.push(self.budget().frame(websocket::text_frame(text)));
+        let frame = Encoded::new(text, self.budget(), self.metrics()).frame(self.deflate());
+        self.push(frame);
     }
 
     /// Stops reading the connection's socket, or goes on when nobody else stops it. `who` is a document's id;

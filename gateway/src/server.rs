@@ -194,6 +194,10 @@ impl Server {
         }
         let ticket = request.uri().query().and_then(protocol::resume_ticket);
         let seat = self.admission.admit(ticket).map_err(Refusal::Later)?;
+        let deflate = if self.pod.compression { upgrade::deflate(request.headers()) } else { None };
+        if let Some(deflate) = deflate {
+            seat.outbox().set_deflate(deflate);
+        }
         let upgraded = hyper::upgrade::on(&mut request);
         let server = self.clone();
         self.tasks.spawn(async move {
@@ -202,7 +206,7 @@ impl Server {
             // A task of its own: what the upgrade needed is not part of the connection.
             server.connections.attend(&server.tasks, seat, stream, first);
         });
-        Ok(upgrade::switching(accept))
+        Ok(upgrade::switching(accept, deflate))
     }
 }
 

@@ -171,6 +171,7 @@ pub async fn assemble(config: &Config, live: watch::Receiver<Live>, backend: Bac
         limits: Limits { edit_bytes: config.edit_bytes_max },
         ping_interval: config.ping_interval,
         ping_timeout: config.ping_timeout,
+        compression: config.compression,
         demo_host: config.demo.then(host_name),
     };
     Ok(Running {

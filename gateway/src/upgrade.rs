@@ -1,6 +1,6 @@
 //! The opening handshake: whether a request is a Socket.IO client's upgrade, and what refused ones are answered.
 //!
-//! In: the head of an HTTP request. Out: the value of `Sec-WebSocket-Accept`, or a [`Refusal`] with the response that
+//! In: the head of an HTTP request. Out: the value of `Sec-WebSocket-Accept` and the terms of compression, or a [`Refusal`] with the response that
 //! Engine.IO, RFC 6455 or RFC 9110 give it. Nothing here costs more than looking at headers.
 
 use bytes::Bytes;
@@ -9,10 +9,12 @@ use hyper::{
     HeaderMap, Method, Request, Response, StatusCode, Version,
     header::{
         CONNECTION, CONTENT_LENGTH, CONTENT_TYPE, HOST, HeaderName, HeaderValue, ORIGIN, RETRY_AFTER,
-        SEC_WEBSOCKET_ACCEPT, SEC_WEBSOCKET_KEY, SEC_WEBSOCKET_VERSION, TRANSFER_ENCODING, UPGRADE,
+        SEC_WEBSOCKET_ACCEPT, SEC_WEBSOCKET_EXTENSIONS, SEC_WEBSOCKET_KEY, SEC_WEBSOCKET_VERSION, TRANSFER_ENCODING,
+        UPGRADE,
     },
 };
 use protocol::HandshakeError;
+use websocket::Deflate;
 
 use crate::admission::Later;
 
@@ -60,14 +62,23 @@ pub fn is_allowed_origin(headers: &HeaderMap, allowed: &[String]) -> bool {
     allowed.is_empty() || origins.iter().all(|origin| allowed.iter().any(|a| a.as_bytes() == origin.as_bytes()))
 }
 
-/// The answer that makes the connection a WebSocket.
-pub fn switching(accept: HeaderValue) -> Response<Full<Bytes>> {
+/// The terms of compression that the client offers and that can be served; without any it talks uncompressed.
+pub fn deflate(headers: &HeaderMap) -> Option<Deflate> {
+    let offers = headers.get_all(SEC_WEBSOCKET_EXTENSIONS).iter();
+    Deflate::negotiate(offers.filter_map(|offer| offer.to_str().ok()))
+}
+
+/// The answer that makes the connection a WebSocket, compressed on these terms.
+pub fn switching(accept: HeaderValue, deflate: Option<Deflate>) -> Response<Full<Bytes>> {
     let mut response = Response::new(Full::default());
     *response.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
     let headers = response.headers_mut();
     headers.insert(CONNECTION, HeaderValue::from_static("Upgrade"));
     headers.insert(UPGRADE, HeaderValue::from_static("websocket"));
     headers.insert(SEC_WEBSOCKET_ACCEPT, accept);
+    if let Some(answer) = deflate.and_then(|deflate| HeaderValue::try_from(deflate.answer()).ok()) {
+        headers.insert(SEC_WEBSOCKET_EXTENSIONS, answer);
+    }
     response
 }
 
@@ -190,6 +201,23 @@ mod tests {
             let got = request(|r| drop(r.headers_mut().insert(SEC_WEBSOCKET_VERSION, header)));
             assert_eq!(got, Err(Refusal::Version), "{version}");
         }
+    }
+
+    #[test]
+    fn the_answer_names_compression_only_where_it_was_offered_well() {
+        let offered = |values: &[&'static [u8]]| {
+            let mut headers = HeaderMap::new();
+            for value in values {
+                headers.append(SEC_WEBSOCKET_EXTENSIONS, HeaderValue::from_bytes(value).expect("a value"));
+            }
+            let response = switching(HeaderValue::from_static("x"), deflate(&headers));
+            response.headers().get(SEC_WEBSOCKET_EXTENSIONS).map(|value| value.to_str().expect("text").to_owned())
+        };
+        let answer = "permessage-deflate; server_no_context_takeover; client_no_context_takeover";
+        assert_eq!(offered(&[b"permessage-deflate; client_max_window_bits"]).as_deref(), Some(answer));
+        assert_eq!(offered(&[b"\xff", b"bbf-usp-protocol", b"permessage-deflate"]).as_deref(), Some(answer));
+        assert_eq!(offered(&[b"\xff"]), None);
+        assert_eq!(offered(&[]), None);
     }
 
     #[test]

@@ -72,6 +72,7 @@ impl Flags {
             ping_interval: self.ping_interval,
             ping_timeout: self.ping_timeout,
             otlp_traces,
+            compression: self.compression,
             demo: self.demo,
             live: Live::from(file.or(given)),
             live_file: self.config,

@@ -106,6 +106,9 @@ pub(super) struct Flags {
     /// How long a client may take to answer one.
     #[arg(long, env = "COLLAB_PING_TIMEOUT", default_value = "20s", value_parser = duration)]
     pub(super) ping_timeout: Duration,
+    /// Compress messages (permessage-deflate) for clients that can inflate them: fewer bytes for more work.
+    #[arg(long, env = "COLLAB_COMPRESSION", num_args = 0..=1, default_value = "false", default_missing_value = "true")]
+    pub(super) compression: bool,
     /// A YAML file of the settings that change while it runs; its keys are flag names.
     #[arg(long, env = "COLLAB_CONFIG")]
     pub(super) config: Option<PathBuf>,

@@ -60,6 +60,8 @@ pub struct Config {
     pub ping_timeout: Duration,
     /// Where traces are sent; `None` means that there are none.
     pub otlp_traces: Option<Uri>,
+    /// Compress messages for clients that can inflate them.
+    pub compression: bool,
     /// Serve the demo page and sign demo tokens.
     pub demo: bool,
     /// The settings that change while it runs, as they are at the start.

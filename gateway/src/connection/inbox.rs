@@ -1,6 +1,6 @@
 //! A message that is half here: how much of the pod's memory it holds, and for how long it may.
 //!
-//! In: what the decoder keeps after each read. Out: nothing, or the way the connection is to end: when memory is used up
+//! In: what the decoder keeps after each read, and what it has inflated. Out: nothing, or the way the connection is to end: when memory is used up
 //! and this one holds more than its fair share, or when the rest of the message does not come.
 
 use std::time::Duration;
@@ -9,6 +9,7 @@ use tokio::time::Instant;
 
 use crate::{
     budget::{Charge, INBOX_FAIR_BYTES, Use},
+    connection::socket::READ_BYTES,
     outbox::{Ending, Outbox},
 };
 
@@ -16,18 +17,38 @@ use crate::{
 const PATIENCE: Duration = Duration::from_secs(120);
 /// The same while half of the pod's memory is used, and how often it is looked at.
 const PATIENCE_TIGHT: Duration = Duration::from_secs(10);
+/// Of messages that were inflated by one read: as much as a read can bring uncompressed. Beyond the budget whoever has more
+/// is closed.
+const INFLATED_FAIR_BYTES: usize = READ_BYTES;
 
 /// One connection's half message.
 #[derive(Debug)]
 pub(super) struct Inbox {
     charge: Charge,
+    /// Of messages that were inflated, until they are handled.
+    inflated: Charge,
     /// Since when a message is half here, and when to look again.
     since: Option<(Instant, Instant)>,
 }
 
 impl Inbox {
     pub(super) fn new(outbox: &Outbox) -> Inbox {
-        Inbox { charge: outbox.budget().charge(Use::Inbox), since: None }
+        let [charge, inflated] = [(); 2].map(|()| outbox.budget().charge(Use::Inbox));
+        Inbox { charge, inflated, since: None }
+    }
+
+    /// Takes note of messages that are to be handled and were far smaller on the wire: nobody paid for their size.
+    ///
+    /// # Errors
+    /// With the way the connection is to end.
+    pub(super) fn inflated(&mut self, bytes: usize, outbox: &Outbox) -> Result<(), Ending> {
+        self.inflated.set(bytes);
+        fair(bytes, INFLATED_FAIR_BYTES, outbox)
+    }
+
+    /// They are handled.
+    pub(super) fn handled(&mut self) {
+        self.inflated.set(0);
     }
 
     /// Takes note of what the decoder keeps.
@@ -44,11 +65,7 @@ impl Inbox {
             let now = Instant::now();
             self.since = Some((now, now + PATIENCE_TIGHT));
         }
-        if bytes > INBOX_FAIR_BYTES && outbox.budget().is_over() {
-            outbox.metrics().overload("inbox");
-            return Err(Ending::Transport { code: 1013, reason: "no memory now, try again later" });
-        }
-        Ok(())
+        fair(bytes, INBOX_FAIR_BYTES, outbox)
     }
 
     /// When [`Inbox::passed`] has something to do.
@@ -71,6 +88,15 @@ impl Inbox {
         *look = now + PATIENCE_TIGHT;
         Ok(())
     }
+}
+
+/// Whether so much may be held now.
+fn fair(bytes: usize, fair_bytes: usize, outbox: &Outbox) -> Result<(), Ending> {
+    if bytes > fair_bytes && outbox.budget().is_over() {
+        outbox.metrics().overload("inbox");
+        return Err(Ending::Transport { code: 1013, reason: "no memory now, try again later" });
+    }
+    Ok(())
 }
 
 #[cfg(test)]
@@ -116,7 +142,11 @@ mod tests {
         assert_eq!(inbox.keeps(10_000, &outbox), Ok(()));
         assert_eq!(other.keeps(INBOX_FAIR_BYTES, &outbox), Ok(()));
         assert!(matches!(other.keeps(INBOX_FAIR_BYTES + 1, &outbox), Err(Ending::Transport { code: 1013, .. })));
+        assert!(matches!(other.inflated(INFLATED_FAIR_BYTES + 1, &outbox), Err(Ending::Transport { code: 1013, .. })));
+        assert_eq!(other.inflated(INFLATED_FAIR_BYTES, &outbox), Ok(()));
         drop(inbox);
+        other.handled();
         assert_eq!(other.keeps(INBOX_FAIR_BYTES + 1, &outbox), Ok(()));
+        assert_eq!(outbox.budget().held(), INBOX_FAIR_BYTES + 1);
     }
 }

@@ -89,6 +89,8 @@ pub struct Pod {
     pub ping_interval: Duration,
     /// How long a client may take to answer one.
     pub ping_timeout: Duration,
+    /// Whether messages are compressed for clients that offer it.
+    pub compression: bool,
     /// In a demo: the host name that clients are told.
     pub demo_host: Option<String>,
 }
@@ -197,7 +199,11 @@ async fn until_end(
 ) {
     let outbox = service.outbox().clone();
     let heard = AtomicBool::new(false);
-    let mut decoder = Decoder::new(service.message_bytes_max());
+    let message_bytes_max = service.message_bytes_max();
+    let mut decoder = match outbox.deflate() {
+        Some(_) => Decoder::inflating(message_bytes_max),
+        None => Decoder::new(message_bytes_max),
+    };
     let said_goodbye = {
         let writing = socket::write(&stream, &outbox, &heard, interval, timeout);
         tokio::pin!(writing);
@@ -242,9 +248,10 @@ async fn read(
     heard: &AtomicBool,
 ) -> Over {
     let mut messages = Vec::new();
-    let mut length = first.len();
     let mut last_reads = LAST_READS;
     let mut fed = decoder.feed(&first, &mut messages);
+    // What was small on the wire counts as what it became.
+    let mut length = first.len() + decoder.inflated_bytes();
     drop(first);
     let mut inbox = Inbox::new(service.outbox());
     // Until when nothing more is read, because too much came too fast.
@@ -256,6 +263,11 @@ async fn read(
             // What is not read is not heard either: the heartbeat must know.
             service.outbox().pause_reading(&PACE, true);
         }
+        if !messages.is_empty()
+            && let Err(ending) = inbox.inflated(decoder.inflated_bytes(), service.outbox())
+        {
+            return Over::Close(ending);
+        }
         for message in std::mem::take(&mut messages) {
             // Boxed: what handling needs must not be part of every idle connection.
             match Box::pin(handle(service, message)).await {
@@ -264,6 +276,7 @@ async fn read(
             }
             decoder.set_message_bytes_max(service.message_bytes_max());
         }
+        inbox.handled();
         // Messages before the violation were handled.
         if let Err(violation) = fed {
             tracing::debug!(%violation, "closing a connection");
@@ -271,8 +284,8 @@ async fn read(
         }
         if service.outbox().is_settling() {
             // What has arrived before may be an edit that its client will not send again.
-            if last_reads > 0 && !service.outbox().is_paused() {
-                last_reads -= 1;
+            if (last_reads > 0 || decoder.has_more()) && !service.outbox().is_paused() {
+                last_reads = last_reads.saturating_sub(1);
                 match Box::pin(last_read(stream, decoder, &mut messages)).await {
                     Ok(Some((read, result))) => {
                         length = read;
@@ -294,6 +307,7 @@ async fn read(
         }
         // The wake-up is the writer's, which is in the same task.
         let settling = poll_fn(|_| if outbox.is_settling() { Poll::Ready(()) } else { Poll::Pending });
+        let has_more = decoder.has_more();
         let readable = async {
             if let Some(until) = slowed {
                 // Boxed: rare, and a timer is large.
@@ -301,7 +315,7 @@ async fn read(
                 outbox.pause_reading(&PACE, false);
             }
             outbox.resumed().await;
-            stream.readable().await
+            if has_more { Ok(()) } else { stream.readable().await }
         };
         let deadline = [service.deadline(), inbox.deadline()].into_iter().flatten().min();
         tokio::select! {
@@ -341,6 +355,9 @@ async fn last_read(
     decoder: &mut Decoder,
     messages: &mut Vec<Message>,
 ) -> io::Result<Option<(usize, Result<(), Violation>)>> {
+    if decoder.has_more() {
+        return socket::read_once(stream, decoder, messages);
+    }
     match tokio::time::timeout(LAST_READ_WAIT, stream.readable()).await {
         Ok(readable) => readable.and_then(|()| socket::read_once(stream, decoder, messages)),
         Err(_) => Ok(None),

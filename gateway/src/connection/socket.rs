@@ -17,7 +17,7 @@ use crate::{
 };
 
 /// One read's worth; shared, so its size costs nothing per connection.
-const READ_BYTES: usize = 64 * 1024;
+pub(super) const READ_BYTES: usize = 64 * 1024;
 
 thread_local! {
     static BUFFER: RefCell<Vec<u8>> = RefCell::new(vec![0; READ_BYTES]);
@@ -35,7 +35,8 @@ pub(super) enum Written {
     Lost,
 }
 
-/// Reads what is there, once: how many bytes, and whether they were in order. `None` if there was nothing after all.
+/// Reads what is there, once: how many bytes, what they were inflated to added, and whether they were in order. `None` if
+/// there was nothing after all. Nothing is read while the decoder has messages that it keeps back.
 ///
 /// # Errors
 /// When the peer has closed or the socket failed.
@@ -44,9 +45,16 @@ pub(super) fn read_once(
     decoder: &mut Decoder,
     messages: &mut Vec<Message>,
 ) -> io::Result<Option<(usize, Result<(), Violation>)>> {
+    if decoder.has_more() {
+        let fed = decoder.feed(&[], messages);
+        return Ok(Some((decoder.inflated_bytes(), fed)));
+    }
     BUFFER.with_borrow_mut(|buffer| match stream.try_read(buffer) {
         Ok(0) => Err(io::ErrorKind::UnexpectedEof.into()),
-        Ok(length) => Ok(Some((length, decoder.feed(&buffer[..length], messages)))),
+        Ok(length) => {
+            let fed = decoder.feed(&buffer[..length], messages);
+            Ok(Some((length + decoder.inflated_bytes(), fed)))
+        }
         Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(None),
         Err(error) => Err(error),
     })

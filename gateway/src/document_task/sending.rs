@@ -13,7 +13,7 @@ use document::{Answer, ConnectionId, Document, Event, Input, JoinedContent, Refu
 use tokio::sync::Notify;
 
 use super::{Flow, Task};
-use crate::outbox::Class;
+use crate::{encoded::Encoded, outbox::Class};
 
 /// Connections that this task writes to by itself in one turn, at some microseconds each; the others' own tasks do the
 /// same on all threads, and nobody waits long for this one.
@@ -81,7 +81,8 @@ impl Task {
     pub(super) fn answer(&mut self, to: ConnectionId, reply: Option<ReplyId>, answer: &Result<Answer, Refusal>) {
         let Some(outbox) = self.outboxes.get(&to) else { return };
         if let Some(text) = protocol::acknowledgement(reply, &self.id, answer) {
-            let frame = self.inner.parts.budget.frame(websocket::text_frame(&text));
+            let parts = &self.inner.parts;
+            let frame = Encoded::new(text, &parts.budget, &parts.metrics).frame(outbox.deflate());
             outbox.push_later(frame, Class::Must);
             self.dirty.push(outbox.clone());
         }
@@ -104,8 +105,8 @@ impl Task {
     /// Answers how many were told.
     fn send_edit(&mut self, to: &[ConnectionId], event: &Event, version: Version) -> u64 {
         let behind = &mut self.behind;
-        let budget = &self.inner.parts.budget;
-        let mut frame = None;
+        let parts = &self.inner.parts;
+        let mut encoded = None;
         let mut told = 0;
         for connection in to {
             let Some(outbox) = self.outboxes.get(connection) else { continue };
@@ -113,9 +114,9 @@ impl Task {
                 outbox.hold_fair();
                 continue;
             }
-            let frame =
-                frame.get_or_insert_with(|| budget.frame(websocket::text_frame(&protocol::event(&self.id, event))));
-            if outbox.push_edit_later(frame.clone(), &behind.drained) {
+            let encoded = encoded
+                .get_or_insert_with(|| Encoded::new(protocol::event(&self.id, event), &parts.budget, &parts.metrics));
+            if outbox.push_edit_later(encoded.frame(outbox.deflate()), &behind.drained) {
                 told += 1;
             } else {
                 behind.connections.insert(*connection, version.saturating_sub(1));
@@ -140,12 +141,13 @@ impl Task {
         let user_id = joined.and_then(|connection| self.access.user(*connection));
         let ticket = user_id.map(|user_id| self.inner.parts.tickets.issue(user_id));
         let text = protocol::event_with_ticket(&self.id, event, ticket.as_deref());
-        let frame = self.inner.parts.budget.frame(websocket::text_frame(&text));
+        let parts = &self.inner.parts;
+        let encoded = Encoded::new(text, &parts.budget, &parts.metrics);
         let class = self.class(event);
         // Who is here is told by the connections' own tasks: in a storm of joins several such frames share one write.
         let may_wait = matches!(event, Event::UserJoined(_) | Event::UserLeft { .. } | Event::Presence { .. });
         for outbox in to.iter().filter_map(|connection| self.outboxes.get(connection)) {
-            outbox.push_later(frame.clone(), class);
+            outbox.push_later(encoded.frame(outbox.deflate()), class);
             if may_wait {
                 outbox.wake();
             } else {

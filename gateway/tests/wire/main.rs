@@ -6,6 +6,7 @@
 
 mod access;
 mod admission;
+mod compression;
 mod drain;
 mod editing;
 mod harness;

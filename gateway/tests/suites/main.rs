@@ -17,8 +17,12 @@ use tokio::process::Command;
 
 use crate::echo::{EngineEcho, SocketEcho, Suite};
 
-/// Cases of compression and of limits on speed are run by themselves.
+/// Cases of large messages are run by themselves, and those of compression in a test of their own.
 const WITHOUT: [&str; 3] = ["9.*", "12.*", "13.*"];
+/// Of compression a choice: each payload of 12 and each offer of 13 with messages that are small and middling, some in
+/// fragments. All 216 take minutes; AUTOBAHN_CASES=12.3.* names others.
+const COMPRESSION_SIZES: [u8; 3] = [1, 4, 5];
+const COMPRESSION_FRAGMENTS: [&str; 2] = ["12.3.12", "13.5.18"];
 /// All of it takes seconds.
 const PATIENCE: Duration = Duration::from_secs(180);
 
@@ -34,20 +38,34 @@ async fn the_socket_io_suite_passes() {
 
 #[tokio::test]
 async fn autobahns_cases_pass() {
+    run_autobahn(&WITHOUT.map(|case| ["-x", case]).concat(), 200).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn autobahns_cases_of_compression_pass() {
+    let chosen = std::env::var("AUTOBAHN_CASES").ok();
+    let groups = (1..=5).map(|payload| format!("12.{payload}")).chain((1..=7).map(|offer| format!("13.{offer}")));
+    let cases = groups.flat_map(|group| COMPRESSION_SIZES.map(|size| format!("{group}.{size}")));
+    let cases: Vec<String> = match &chosen {
+        Some(cases) => cases.split(',').map(str::to_owned).collect(),
+        None => cases.chain(COMPRESSION_FRAGMENTS.map(str::to_owned)).collect(),
+    };
+    let which: Vec<_> = cases.iter().flat_map(|case| ["-i", case]).collect();
+    run_autobahn(&which, if chosen.is_some() { 1 } else { 38 }).await;
+}
+
+async fn run_autobahn(which: &[&str], least: usize) {
     let Some(kosoku) = kosoku() else { return skipped("kosoku: run tests/setup.sh") };
     let address = echo::serve_raw().await;
     let reports = tempfile::tempdir().unwrap();
     let mut command = Command::new(kosoku);
-    command.args(["-m", "fuzzingclient", "-p", "4", "-o"]).arg(reports.path());
-    for case in WITHOUT {
-        command.args(["-x", case]);
-    }
+    command.args(["-m", "fuzzingclient", "-p", "4", "-o"]).arg(reports.path()).args(which);
     let output = finish(command.arg(format!("ws://{address}")), "kosoku").await;
     let index = std::fs::read_to_string(reports.path().join("index.json")).expect(&output);
     let index: Value = serde_json::from_str(&index).unwrap();
     let cases: Vec<(&String, &Value)> =
         index.as_object().unwrap().values().flat_map(|agent| agent.as_object().unwrap()).collect();
-    assert!(cases.len() >= 200, "only {} cases: {output}", cases.len());
+    assert!(cases.len() >= least, "only {} cases: {output}", cases.len());
     let passes = |value: &Value| matches!(value.as_str(), Some("OK" | "NON-STRICT" | "INFORMATIONAL"));
     let failed: Vec<_> =
         cases.iter().filter(|(_, case)| !passes(&case["behavior"]) || !passes(&case["behaviorClose"])).collect();

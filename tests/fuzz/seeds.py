@@ -3,6 +3,7 @@ import hashlib
 import json
 import pathlib
 import sys
+import zlib
 
 vectors = pathlib.Path(__file__).resolve().parent.parent / "vectors"
 folder = pathlib.Path(sys.argv[1])
@@ -28,6 +29,9 @@ for case in json.loads((vectors / "ot/quill-delta.json").read_text())["cases"][:
     packet = f"421{json.dumps(edit, **compact)}".encode()
     seed("packets", packet)
     seed("frames", b"\x05" + frame(packet[:3000]))
+    squeezed = zlib.compressobj(9, zlib.DEFLATED, -15)
+    squeezed = (squeezed.compress(packet[:3000]) + squeezed.flush(zlib.Z_SYNC_FLUSH))[:-4]
+    seed("frames", b"\x07\xc1" + frame(squeezed)[1:])
 for packet in ('40{"token":"t","clientId":"c"}', "41", '421["join-document",{"documentId":"d","as":"quill","version":1}]',
                '42["cursor-position",{"documentId":"d","position":{"index":1,"length":0}}]', "3", "2probe",
                '42["typing",{"documentId":"d","isTyping":true}]', '451-["x",{"_placeholder":true,"num":0}]'):

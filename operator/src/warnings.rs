@@ -9,7 +9,6 @@ pub fn ineffective_fields(spec: &CollabClusterSpec, storage_grew: bool) -> Vec<S
     let without_effect = |what| spec.paused.iter().any(|pause| pause.what == what);
     let checks = [
         ("spec.gateway.maxConnectionAge", spec.gateway.max_connection_age.is_some()),
-        ("spec.gateway.compression", spec.gateway.compression),
         ("spec.gateway.route", spec.gateway.route.is_some()),
         ("spec.gateway.ingress", spec.gateway.ingress.is_some()),
         ("spec.agent", spec.agent != collab_api::gateway::Agent::default()),

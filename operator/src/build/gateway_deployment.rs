@@ -149,8 +149,10 @@ fn arguments(cluster: &Cluster) -> Vec<String> {
         flags.push(("allowed-origins", gateway.allowed_origins.join(",")));
     }
     let mut arguments: Vec<String> = flags.into_iter().map(|(name, value)| format!("--{name}={value}")).collect();
-    if auth.users.from_claims {
-        arguments.push("--users-from-claims".to_owned());
+    for (given, flag) in [(auth.users.from_claims, "users-from-claims"), (gateway.compression, "compression")] {
+        if given {
+            arguments.push(format!("--{flag}"));
+        }
     }
     arguments
 }

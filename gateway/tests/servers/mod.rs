@@ -144,12 +144,14 @@ impl Server {
         format!("127.0.0.1:{}", self.port)
     }
 
-    /// A plain client, for looking behind the store's back.
+    /// A plain client, for looking behind the store's back. It waits as long as the tests do: the library's half second
+    /// is too little for a server on a busy machine.
     pub async fn client(&self) -> redis::aio::MultiplexedConnection {
         let client = redis::Client::open(format!("redis://{}", self.address())).unwrap();
+        let config = redis::AsyncConnectionConfig::new().set_response_timeout(Some(PATIENCE));
         let deadline = Instant::now() + PATIENCE;
         loop {
-            match client.get_multiplexed_async_connection().await {
+            match client.get_multiplexed_async_connection_with_config(&config).await {
                 Ok(connection) => return connection,
                 Err(error) => assert!(Instant::now() < deadline, "{error}"),
             }

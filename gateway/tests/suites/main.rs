@@ -9,7 +9,7 @@ mod echo;
 use std::{
     path::{Path, PathBuf},
     process::Stdio,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use serde_json::Value;
@@ -17,14 +17,18 @@ use tokio::process::Command;
 
 use crate::echo::{EngineEcho, SocketEcho, Suite};
 
-/// Cases of large messages are run by themselves, and those of compression in a test of their own.
+/// Cases of large messages, and those of compression, have tests of their own.
 const WITHOUT: [&str; 3] = ["9.*", "12.*", "13.*"];
 /// Of compression a choice: each payload of 12 and each offer of 13 with messages that are small and middling, some in
-/// fragments. All 216 take minutes; AUTOBAHN_CASES=12.3.* names others.
+/// fragments. All 216 take minutes, see [`ON_DEMAND`].
 const COMPRESSION_SIZES: [u8; 3] = [1, 4, 5];
 const COMPRESSION_FRAGMENTS: [&str; 2] = ["12.3.12", "13.5.18"];
-/// All of it takes seconds.
+/// Cases to run in place of the choice: `AUTOBAHN_CASES='12.*,13.*' cargo test --test suites compression`.
+const ON_DEMAND: &str = "AUTOBAHN_CASES";
+/// What is run by default takes seconds.
 const PATIENCE: Duration = Duration::from_secs(180);
+/// All of compression on a busy machine.
+const PATIENCE_ON_DEMAND: Duration = Duration::from_secs(3600);
 
 #[tokio::test]
 async fn the_engine_io_suite_passes() {
@@ -38,12 +42,17 @@ async fn the_socket_io_suite_passes() {
 
 #[tokio::test]
 async fn autobahns_cases_pass() {
-    run_autobahn(&WITHOUT.map(|case| ["-x", case]).concat(), 200).await;
+    run_autobahn(&WITHOUT.map(|case| ["-x", case]).concat(), 200, PATIENCE).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn autobahns_cases_of_large_messages_pass() {
+    run_autobahn(&["-i", "9.*"], 54, PATIENCE).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn autobahns_cases_of_compression_pass() {
-    let chosen = std::env::var("AUTOBAHN_CASES").ok();
+    let chosen = std::env::var(ON_DEMAND).ok();
     let groups = (1..=5).map(|payload| format!("12.{payload}")).chain((1..=7).map(|offer| format!("13.{offer}")));
     let cases = groups.flat_map(|group| COMPRESSION_SIZES.map(|size| format!("{group}.{size}")));
     let cases: Vec<String> = match &chosen {
@@ -51,16 +60,18 @@ async fn autobahns_cases_of_compression_pass() {
         None => cases.chain(COMPRESSION_FRAGMENTS.map(str::to_owned)).collect(),
     };
     let which: Vec<_> = cases.iter().flat_map(|case| ["-i", case]).collect();
-    run_autobahn(&which, if chosen.is_some() { 1 } else { 38 }).await;
+    let (least, patience) = if chosen.is_some() { (1, PATIENCE_ON_DEMAND) } else { (38, PATIENCE) };
+    run_autobahn(&which, least, patience).await;
 }
 
-async fn run_autobahn(which: &[&str], least: usize) {
+async fn run_autobahn(which: &[&str], least: usize, patience: Duration) {
     let Some(kosoku) = kosoku() else { return skipped("kosoku: run tests/setup.sh") };
+    let start = Instant::now();
     let address = echo::serve_raw().await;
     let reports = tempfile::tempdir().unwrap();
     let mut command = Command::new(kosoku);
     command.args(["-m", "fuzzingclient", "-p", "4", "-o"]).arg(reports.path()).args(which);
-    let output = finish(command.arg(format!("ws://{address}")), "kosoku").await;
+    let output = finish(command.arg(format!("ws://{address}")), "kosoku", patience).await;
     let index = std::fs::read_to_string(reports.path().join("index.json")).expect(&output);
     let index: Value = serde_json::from_str(&index).unwrap();
     let cases: Vec<(&String, &Value)> =
@@ -70,6 +81,7 @@ async fn run_autobahn(which: &[&str], least: usize) {
     let failed: Vec<_> =
         cases.iter().filter(|(_, case)| !passes(&case["behavior"]) || !passes(&case["behaviorClose"])).collect();
     assert!(failed.is_empty(), "{failed:#?}");
+    eprintln!("{} cases pass in {:?}", cases.len(), start.elapsed());
 }
 
 async fn run_suite(suite: Suite, file: &str) {
@@ -83,13 +95,13 @@ async fn run_suite(suite: Suite, file: &str) {
         .arg(folder.join("suite").join(file))
         .current_dir(&folder)
         .env("COLLAB_SUITE_URL", format!("http://{}", suite.address));
-    let output = finish(&mut command, file).await;
+    let output = finish(&mut command, file, PATIENCE).await;
     assert!(output.contains("\n# fail 0\n") && !output.contains("\n# pass 0\n"), "{output}");
 }
 
-async fn finish(command: &mut Command, what: &str) -> String {
+async fn finish(command: &mut Command, what: &str, patience: Duration) -> String {
     let running = command.stdin(Stdio::null()).kill_on_drop(true).output();
-    let output = tokio::time::timeout(PATIENCE, running).await.expect(what).expect(what);
+    let output = tokio::time::timeout(patience, running).await.expect(what).expect(what);
     let text = [output.stdout, output.stderr].map(|bytes| String::from_utf8_lossy(&bytes).into_owned()).concat();
     assert!(output.status.success(), "{what}:\n{text}");
     text

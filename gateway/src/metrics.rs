@@ -11,7 +11,9 @@ use prometheus_client::{
 /// From half a millisecond to ten seconds.
 const SECONDS_BUCKETS: [f64; 14] = [0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0];
 
-/// Why a connection was refused: a code of [`crate::auth::Denial`], `max_connections`, `accept_rate`, `draining`, …
+/// Why a connection was refused, in the order in which it can happen: `arrivals`, `unheard`, `tls`, `bad_http`,
+/// `slow_request`; a reason of [`crate::upgrade::Refusal`] or [`crate::admission::Later`]; `no_connect`; a code of
+/// [`crate::auth::Denial`], or what cannot answer about the user; `max_connections_per_user`.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 pub struct Refused {
     /// From a fixed set in the code.
@@ -79,8 +81,6 @@ pub struct Metrics {
     pub slow_consumers: Counter,
     /// Times that a changed certificate could not be used.
     pub certificate_failures: Counter,
-    /// TLS handshakes that failed.
-    pub tls_handshake_failures: Counter,
     /// Copies of a document that were found to differ.
     pub divergence: Counter,
     /// 1 while the store takes changes, as far as this pod knows.
@@ -121,7 +121,6 @@ impl Default for Metrics {
             edit_delivery_seconds: histogram(),
             slow_consumers: Counter::default(),
             certificate_failures: Counter::default(),
-            tls_handshake_failures: Counter::default(),
             divergence: Counter::default(),
             store_up: Gauge::default(),
             edits_put_back: Counter::default(),
@@ -149,7 +148,6 @@ impl Default for Metrics {
         registry.register("edit_delivery_seconds", "Commit to socket write", m.edit_delivery_seconds.clone());
         registry.register("slow_consumers", "Connections closed for not reading", m.slow_consumers.clone());
         registry.register("certificate_failures", "Unusable new certificates", m.certificate_failures.clone());
-        registry.register("tls_handshake_failures", "Failed TLS handshakes", m.tls_handshake_failures.clone());
         registry.register("divergence", "Copies found to differ", m.divergence.clone());
         let left = m.drain_connections_left.clone();
         registry.register("drain_connections_left", "Connections that a drain has still to see gone", left);

@@ -4,7 +4,16 @@
 //! client: 503 while draining or full, Engine.IO's JSON for requests that are not Socket.IO over WebSocket. With the
 //! demo, its page.
 
-use std::{convert::Infallible, net::SocketAddr, sync::Arc, time::Duration};
+use std::{
+    convert::Infallible,
+    io,
+    net::SocketAddr,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
 
 use bytes::Bytes;
 use http_body_util::Full;
@@ -58,7 +67,8 @@ pub struct Server {
 }
 
 impl Server {
-    /// A server that admits by the live settings and encrypts if it is given a certificate; browsers only from these origins, from any if there are none.
+    /// A server that admits by the live settings and encrypts if it is given a certificate; browsers only from these
+    /// origins, from any if there are none.
     pub fn new(
         pod: Arc<Pod>,
         live: watch::Receiver<Live>,
@@ -143,8 +153,12 @@ impl Server {
         };
         match accepted {
             Ok(stream) => self.http(stream, peer, turn).await,
+            // Balancers look whether the port is open and say nothing.
+            Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => {
+                tracing::debug!(%peer, "a peer left before it had shaken hands");
+            }
             Err(error) => {
-                self.pod.metrics.tls_handshake_failures.inc();
+                self.pod.metrics.refuse("tls");
                 tracing::debug!(%error, %peer, "a handshake failed");
             }
         }
@@ -154,8 +168,11 @@ impl Server {
     where
         S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
     {
+        // A second request that does not come is no refusal.
+        let is_answered = AtomicBool::new(false);
         let service = service_fn(|request| {
             let response = self.answer(request);
+            is_answered.store(true, Ordering::Relaxed);
             async { Ok::<_, Infallible>(response) }
         });
         let served = hyper::server::conn::http1::Builder::new()
@@ -167,7 +184,14 @@ impl Server {
         tokio::select! {
             served = tokio::time::timeout(HTTP_TIMEOUT, served) => match served {
                 Ok(Ok(())) => {}
-                Ok(Err(error)) => tracing::debug!(%error, %peer, "a request failed"),
+                Ok(Err(error)) => {
+                    tracing::debug!(%error, %peer, "a request failed");
+                    if error.is_parse() {
+                        self.pod.metrics.refuse("bad_http");
+                    } else if error.is_timeout() && !is_answered.load(Ordering::Relaxed) {
+                        self.pod.metrics.refuse("slow_request");
+                    }
+                }
                 Err(_) => tracing::debug!(%peer, "a connection was plain HTTP for too long"),
             },
             () = turn.over() => tracing::debug!(%peer, "a peer that said nothing gave way to others"),
@@ -177,7 +201,12 @@ impl Server {
     fn answer(self: &Arc<Self>, request: Request<Incoming>) -> Response<Full<Bytes>> {
         let path = request.uri().path();
         if path == PATH || path == PATH.trim_end_matches('/') {
-            return self.socket_io(request).unwrap_or_else(|refusal| refusal.response());
+            return self.socket_io(request).unwrap_or_else(|refusal| {
+                if let Some(reason) = refusal.reason() {
+                    self.pod.metrics.refuse(reason);
+                }
+                refusal.response()
+            });
         }
         let page = match (*request.method() == Method::GET, &self.pod.demo_host) {
             (true, Some(_)) => demo::answer(path, &self.pod.authenticator),
@@ -189,7 +218,6 @@ impl Server {
     fn socket_io(self: &Arc<Self>, mut request: Request<Incoming>) -> Result<Response<Full<Bytes>>, Refusal> {
         let accept = upgrade::check(&request)?;
         if !upgrade::is_allowed_origin(request.headers(), &self.allowed_origins) {
-            self.pod.metrics.refuse("origin");
             return Err(Refusal::Handshake(HandshakeError::Forbidden));
         }
         let ticket = request.uri().query().and_then(protocol::resume_ticket);

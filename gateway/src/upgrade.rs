@@ -1,7 +1,8 @@
 //! The opening handshake: whether a request is a Socket.IO client's upgrade, and what refused ones are answered.
 //!
-//! In: the head of an HTTP request. Out: the value of `Sec-WebSocket-Accept` and the terms of compression, or a [`Refusal`] with the response that
-//! Engine.IO, RFC 6455 or RFC 9110 give it. Nothing here costs more than looking at headers.
+//! In: the head of an HTTP request. Out: the value of `Sec-WebSocket-Accept` and the terms of compression, or a
+//! [`Refusal`] with the response that Engine.IO, RFC 6455 or RFC 9110 give it. Nothing here costs more than looking at
+//! headers.
 
 use bytes::Bytes;
 use http_body_util::Full;
@@ -91,6 +92,20 @@ pub fn plain(status: StatusCode, body: &'static str) -> Response<Full<Bytes>> {
 }
 
 impl Refusal {
+    /// For the metrics; none where the admission has counted it.
+    pub fn reason(self) -> Option<&'static str> {
+        match self {
+            Refusal::Handshake(HandshakeError::UnknownTransport) => Some("unknown_transport"),
+            Refusal::Handshake(HandshakeError::UnknownSid) => Some("unknown_sid"),
+            Refusal::Handshake(HandshakeError::BadMethod) => Some("bad_method"),
+            Refusal::Handshake(HandshakeError::BadRequest) => Some("bad_request"),
+            Refusal::Handshake(HandshakeError::Forbidden) => Some("origin"),
+            Refusal::Handshake(HandshakeError::UnsupportedVersion) => Some("unsupported_version"),
+            Refusal::Version => Some("websocket_version"),
+            Refusal::Later(_) => None,
+        }
+    }
+
     /// What the client is answered.
     pub fn response(self) -> Response<Full<Bytes>> {
         match self {

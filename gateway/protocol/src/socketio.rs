@@ -3,8 +3,12 @@
 //! In: the text of an Engine.IO message. Out: a packet whose payload is still JSON text. Events with binary
 //! attachments are recognised, so that they can be refused with their acknowledgement instead of by a close.
 
-use std::borrow::Cow;
+use std::{borrow::Cow, fmt};
 
+use serde::{
+    Deserialize, Deserializer,
+    de::{Error, SeqAccess, Visitor},
+};
 use serde_json::value::RawValue;
 
 use crate::Malformed;
@@ -125,9 +129,39 @@ fn object(payload: &str) -> Result<&str, Malformed> {
 }
 
 fn array(payload: &str) -> Result<Vec<&RawValue>, Malformed> {
-    let values: Vec<&RawValue> =
-        serde_json::from_str(payload).map_err(|_| Malformed("a payload that is not a JSON array"))?;
-    if values.len() > MAX_ARGUMENTS { Err(Malformed("too many arguments")) } else { Ok(values) }
+    let arguments: Arguments<'_> =
+        serde_json::from_str(payload).map_err(|_| Malformed("a payload that is not a JSON array of a few"))?;
+    Ok(arguments.0)
+}
+
+/// At most [`MAX_ARGUMENTS`]: a list of all that fit into a message would take eight times its memory.
+struct Arguments<'a>(Vec<&'a RawValue>);
+
+impl<'de> Deserialize<'de> for Arguments<'de> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_seq(ArgumentsVisitor)
+    }
+}
+
+struct ArgumentsVisitor;
+
+impl<'de> Visitor<'de> for ArgumentsVisitor {
+    type Value = Arguments<'de>;
+
+    fn expecting(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(formatter, "at most {MAX_ARGUMENTS} arguments")
+    }
+
+    fn visit_seq<S: SeqAccess<'de>>(self, mut sequence: S) -> Result<Self::Value, S::Error> {
+        let mut arguments = Vec::new();
+        while let Some(argument) = sequence.next_element()? {
+            if arguments.len() == MAX_ARGUMENTS {
+                return Err(S::Error::invalid_length(MAX_ARGUMENTS + 1, &self));
+            }
+            arguments.push(argument);
+        }
+        Ok(Arguments(arguments))
+    }
 }
 
 fn event_name(raw: &RawValue) -> Result<Cow<'_, str>, Malformed> {
@@ -221,6 +255,17 @@ mod tests {
         ];
         for text in cases {
             assert!(decode(text).is_err(), "{text:?}");
+        }
+    }
+
+    #[test]
+    fn an_event_has_a_name_and_no_more_than_fifteen_payloads() {
+        let event = |payloads: usize| format!("2[\"x\"{}]", ",0".repeat(payloads));
+        let most = event(MAX_ARGUMENTS - 1);
+        let Ok(Packet::Event { arguments, .. }) = decode(&most) else { panic!() };
+        assert_eq!(arguments.len(), MAX_ARGUMENTS - 1);
+        for payloads in [MAX_ARGUMENTS, 1_000_000] {
+            assert!(decode(&event(payloads)).is_err(), "{payloads}");
         }
     }
 

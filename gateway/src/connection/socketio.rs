@@ -227,6 +227,7 @@ impl<A: Application> Service for SocketIo<A> {
 
     fn deadline_passed(&mut self) -> Option<Ending> {
         if self.connect_by.is_some_and(|by| by <= Instant::now()) {
+            self.application.outbox().metrics().refuse("no_connect");
             return Some(Ending::Transport { code: 1008, reason: "no CONNECT" });
         }
         self.application.deadline_passed()

@@ -8,6 +8,7 @@ use collab_gateway::{
     bus::{Bus, MemoryBus},
     config::Config,
     directory::Trust,
+    metrics::Refused,
     server::Server,
     start::{self, Backend, Owned, Running},
     store::{MemoryStore, Store},
@@ -95,6 +96,11 @@ impl Gateway {
                 return text.into_owned();
             }
         }
+    }
+
+    /// Connections refused so far for this reason.
+    pub(crate) fn refused(&self, reason: &'static str) -> u64 {
+        self.server.pod().metrics.connections_refused.get_or_create(&Refused { reason }).get()
     }
 
     /// Stops taking connections; for tests that end a gateway.

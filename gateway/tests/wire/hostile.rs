@@ -70,6 +70,7 @@ async fn what_is_no_http_is_closed() {
         let answer = exchange(&gateway, request).await;
         assert!(matches!(status(&answer), "400" | "505" | ""), "{name}: {}", String::from_utf8_lossy(&answer));
     }
+    assert_eq!(gateway.refused("bad_http"), 6);
     Client::connected(&gateway, "ann", "a1").await;
 }
 
@@ -177,6 +178,7 @@ async fn a_request_that_comes_byte_by_byte_has_ten_seconds_in_all() {
     }
     let waited = start.elapsed();
     assert!((9..=12).contains(&waited.as_secs()), "{waited:?}");
+    assert_eq!(gateway.refused("slow_request"), 1);
 }
 
 #[tokio::test]
@@ -189,4 +191,5 @@ async fn a_socket_without_connect_is_closed_after_ten_seconds() {
     let waited = patience_with(&mut stream).await;
     assert!((9..=13).contains(&waited.as_secs()), "{waited:?}");
     assert_eq!(gateway.server.pod().metrics.connections_accepted.get(), 0);
+    assert_eq!(gateway.refused("no_connect"), 1);
 }

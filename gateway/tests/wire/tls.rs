@@ -171,5 +171,5 @@ async fn peers_that_do_not_shake_hands_hold_nobody_up() {
     let mut answer = Vec::new();
     timeout(PATIENCE, plain.read_to_end(&mut answer)).await.expect("an end").unwrap();
     assert!(!answer.starts_with(b"HTTP"), "{answer:?}");
-    assert!(gateway.server.pod().metrics.text().contains("tls_handshake_failures_total 1"));
+    assert!(gateway.server.pod().metrics.text().contains("refused_total{reason=\"tls\"} 1"));
 }

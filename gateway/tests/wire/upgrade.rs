@@ -16,21 +16,24 @@ pub(crate) fn get(query: &str, headers: &str) -> String {
 async fn requests_that_are_no_socket_get_the_bodies_of_engine_io() {
     let gateway = Gateway::alone().await;
     let websocket = "EIO=4&transport=websocket";
-    for (request, code) in [
-        (get("EIO=4&transport=polling", "Host: x\r\n"), 0),
-        (get("EIO=4&transport=websocket&sid=abc", UPGRADE), 1),
-        (get(websocket, UPGRADE).replacen("GET", "POST", 1), 2),
-        (get(websocket, "Host: x\r\n"), 3),
-        (get(websocket, &UPGRADE.replace("dGhl", "")), 3),
-        (get("EIO=3&transport=websocket", UPGRADE), 5),
+    for (request, code, reason) in [
+        (get("EIO=4&transport=polling", "Host: x\r\n"), 0, "unknown_transport"),
+        (get("EIO=4&transport=websocket&sid=abc", UPGRADE), 1, "unknown_sid"),
+        (get(websocket, UPGRADE).replacen("GET", "POST", 1), 2, "bad_method"),
+        (get(websocket, "Host: x\r\n"), 3, "bad_request"),
+        (get(websocket, &UPGRADE.replace("dGhl", "")), 3, "bad_request"),
+        (get("EIO=3&transport=websocket", UPGRADE), 5, "unsupported_version"),
     ] {
+        let before = gateway.refused(reason);
         let answer = gateway.http(&request).await;
         assert!(answer.starts_with("HTTP/1.1 400 "), "{request} got {answer}");
         assert!(answer.contains(&format!("{{\"code\":{code},\"message\":")), "{request} got {answer}");
         assert!(answer.contains("content-type: application/json"));
+        assert_eq!(gateway.refused(reason), before + 1, "{reason}");
     }
     let other = gateway.http(&get(websocket, &UPGRADE.replace("13", "8"))).await;
     assert!(other.starts_with("HTTP/1.1 426 ") && other.contains("sec-websocket-version: 13\r\n"), "{other}");
+    assert_eq!(gateway.refused("websocket_version"), 1);
     assert!(gateway.http("GET /nothing HTTP/1.1\r\nHost: x\r\n\r\n").await.starts_with("HTTP/1.1 404 "));
     gateway.stop().await;
 }
@@ -89,6 +92,7 @@ async fn only_allowed_origins_of_browsers_are_let_in() {
         let answer = gateway.http(&request(&format!("Origin: {origin}\r\n"))).await;
         assert!(answer.starts_with("HTTP/1.1 403 ") && answer.contains("\"code\":4"), "{origin}: {answer}");
     }
+    assert_eq!(gateway.refused("origin"), 13);
 }
 
 #[tokio::test]
@@ -112,6 +116,8 @@ async fn each_refusal_of_connect_has_its_message_and_code() {
         assert_eq!(client.text().await, want, "{auth}");
         assert_eq!(client.close_code().await, Some(1000));
     }
+    let reasons = ["TOKEN_REQUIRED", "TOKEN_INVALID", "TOKEN_EXPIRED", "USER_NOT_FOUND"];
+    assert_eq!(reasons.map(|reason| gateway.refused(reason)), [4, 2, 1, 1]);
     Client::connected(&gateway, "known", "c1").await;
 }
 

@@ -74,7 +74,7 @@ impl Document {
             Stage::Joining(_) | Stage::Rejoining(_) => false,
         };
         let why = if full {
-            refusal(Code::Overloaded, "too many edits are waiting; join again")
+            overloaded("too many edits are waiting; join again")
         } else {
             refusal(Code::NotJoined, "too many edits before the join")
         };
@@ -108,7 +108,13 @@ impl Document {
         let mutation = self.settings.mutation;
         let Some(connection) = self.connections.get_mut(&id) else { return };
         if connection.ended {
-            return self.refuse_edit(id, edit.reply, edit.seq, after_refusal());
+            // What is in the log is never answered with an error.
+            let (version, committed) = (connection.last_version, edit.seq.filter(|seq| *seq <= connection.last_seq));
+            let Some(seq) = committed else {
+                return self.refuse_edit(id, edit.reply, edit.seq, after_refusal());
+            };
+            let version = self.kept_version(id, seq).unwrap_or(version);
+            return self.acknowledge_seen(id, edit.reply, seq, version);
         }
         if let Some(seq) = edit.seq {
             if seq < connection.next_seq {

@@ -290,6 +290,26 @@ fn quill_gets_its_newline_from_the_gateway_once() {
 }
 
 #[test]
+fn two_pods_that_both_see_no_newline_put_one() {
+    let mut desk = Desk::new();
+    desk.hold = true;
+    desk.input(Input::Join(Join { form: Form::Quill, ..join(1) }));
+    desk.held.clear();
+    let result = Ok(Lookup { role: Role::Read, rows: Vec::new(), tail: Vec::new(), more: false });
+    desk.input(Input::LookedUp { connection: ConnectionId(1), result });
+    assert!(matches!(&desk.held[..], [Command::Commit(batch)] if &*batch.entries[0].client_id == "newline"));
+    // The other pod was quicker.
+    desk.append(entry("newline", 1, "newline", 0, insert(3, "\n")));
+    desk.release();
+    let joined = desk.events(1).into_iter().find_map(|event| match event {
+        Event::DocumentJoined(joined) => Some(*joined),
+        _ => None,
+    });
+    let joined = joined.expect("joined");
+    assert_eq!((content(&joined), joined.at.version, desk.log.len()), ("abc\n".to_owned(), 1, 1));
+}
+
+#[test]
 fn the_gateways_own_client_id_is_nobody_elses() {
     let mut desk = Desk::new();
     desk.input(Input::Join(Join { client_id: "newline".into(), ..join(1) }));

@@ -71,6 +71,23 @@ fn a_number_that_the_log_has_is_acknowledged_even_if_its_copy_cannot_be_read() {
 }
 
 #[test]
+fn what_the_log_has_is_acknowledged_after_a_refusal_too() {
+    let mut desk = Desk::new();
+    for seq in 1..=2 {
+        desk.append(entry("c1", seq, "older", seq - 1, insert(0, "x")));
+    }
+    desk.input(Input::Learned(desk.log.clone()));
+    desk.join_with(Join { seq: Some(1), ..join(1) });
+    // It ends the session, for nobody knows what those behind it are relative to.
+    desk.input(Input::Edit(unreadable(1, Some(1))));
+    desk.edit(1, 0, 2, insert(0, "x"));
+    desk.edit(1, 0, 3, insert(0, "y"));
+    let got = desk.take(1);
+    assert!(got.contains(&Got::Answer(2, Ok(Answer::Version(2)))), "{got:?}");
+    assert_eq!(codes(&got), [Code::SeqGap]);
+}
+
+#[test]
 fn a_socket_is_read_no_further_while_many_bytes_wait_for_a_join() {
     let mut desk = Desk::with(Settings { held_bytes: 1_000, ..Settings::default() }, Delta::new());
     desk.hold = true;

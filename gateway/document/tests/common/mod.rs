@@ -9,9 +9,9 @@
 use std::{collections::BTreeMap, sync::Arc};
 
 use document::{
-    Answer, Batch, ClientRow, Command, CommitReply, ConnectionId, Document, Edit, Entry, Event, Form, Identity, Input,
-    Join, Joined, JoinedContent, Leaving, Logged, Lookup, Point, Refusal, ReplyId, Role, Settings, Snapshot, User,
-    Verdict, Version,
+    Answer, Batch, ClientRow, Code, Command, CommitReply, ConnectionId, Document, Edit, Entry, Event, Form, Identity,
+    Input, Join, Joined, JoinedContent, Leaving, Logged, Lookup, Point, Refusal, ReplyId, Role, Settings, Snapshot,
+    User, Verdict, Version,
 };
 use ot::Delta;
 
@@ -65,6 +65,9 @@ impl Desk {
                     }
                 }
                 Command::Answer { to, reply, answer } => {
+                    if let Err(refusal) = &answer {
+                        assert_says_how_to_go_on(refusal);
+                    }
                     let reply = reply.map_or(0, |reply| reply.0);
                     self.got.entry(to.0).or_default().push(Got::Answer(reply, answer));
                 }
@@ -181,7 +184,7 @@ impl Desk {
         got.filter_map(|got| if let Got::Event(event) = got { Some(event) } else { None }).collect()
     }
 
-    /// The code of the only refusal that this connection got.
+    /// The only refusal that this connection got.
     pub(crate) fn refusal(&mut self, id: u64) -> Refusal {
         let got = self.take(id);
         let mut refusals = got.iter().filter_map(|got| match got {
@@ -196,6 +199,13 @@ impl Desk {
     pub(crate) fn text(&self) -> String {
         self.document.content().plain_text()
     }
+}
+
+/// Whoever may come again is told when, and whoever lost count the last number.
+pub(crate) fn assert_says_how_to_go_on(refusal: &Refusal) {
+    let passing = matches!(refusal.code, Code::RateLimited | Code::Overloaded | Code::StoreUnavailable);
+    assert_eq!(refusal.retry_after_ms.is_some(), passing, "{refusal:?}");
+    assert_eq!(refusal.last_seq.is_some(), refusal.code == Code::SeqGap, "{refusal:?}");
 }
 
 /// A document of this text that nobody has edited.

@@ -1,6 +1,6 @@
 // Stock clients old and new in one document: socket.io-client 4.0, 4.5, 4.6 and 4.8 and python-socketio connect, type
 // without waiting, lose their pod in the middle, join again on the other one and end in one document with every word in
-// it once. In: COLLAB_GATEWAY_BIN; COLLAB_CACHE with python-socketio (make setup).
+// it once; the same with compression, for which they all ask. In: COLLAB_GATEWAY_BIN; COLLAB_CACHE with python-socketio (make setup).
 
 import assert from 'node:assert/strict'
 import { spawn } from 'node:child_process'
@@ -29,10 +29,18 @@ const DOCUMENT = 'clients-of-all-ages'
 const python = `${process.env.COLLAB_CACHE ?? `${process.env.HOME}/.cache/collabcluster`}/python-socketio/bin/python`
 const hasPython = existsSync(python)
 
-test('stock clients of every age lose their pod and end equal', async (context) => {
+/** Beyond the 1024 bytes from which Node's clients compress; every tenth word carries it where there is compression. */
+const LONG = 'said again and again '.repeat(60)
+
+for (const compression of [false, true]) {
+  const how = compression ? ', compressed' : ''
+  test(`stock clients of every age lose their pod and end equal${how}`, (context) => loseThePod(context, compression))
+}
+
+async function loseThePod(context, compression) {
   assert.ok(hasPython || process.env.CI !== 'true', 'no python-socketio: run make setup')
   if (!hasPython) context.diagnostic('SKIPPED: python-socketio is absent; run make setup')
-  const gateways = await startGateways({ pods: 2 })
+  const gateways = await startGateways({ pods: 2, flags: compression ? ['--compression'] : [] })
   context.after(() => gateways.stop())
   const service = await startService(gateways.urls)
   context.after(() => service.stop())
@@ -47,11 +55,13 @@ test('stock clients of every age lose their pod and end equal', async (context) 
   const witness = new NodeClient('witness', gateways.urls[1], tokenOf('witness'), io48)
   context.after(() => Promise.all([...clients, witness].map((client) => client.close())))
 
+  const word = (name, i) => `<${name}-${i}>${compression && i % 10 === 0 ? LONG : ''}`
   await reached([...clients, witness], 'join', (client) => client.isJoined)
-  for (let i = 0; i < WORDS / 2; i++) for (const client of clients) client.type(`<${client.name}-${i}>`)
+  for (const client of clients) assert.equal(client.isCompressed, compression, `${client.name} has what it offered`)
+  for (let i = 0; i < WORDS / 2; i++) for (const client of clients) client.type(word(client.name, i))
   await reached(clients, `${WORDS_BEFORE} words`, (client) => client.confirmed >= WORDS_BEFORE)
   gateways.processes[0].kill('SIGKILL')
-  for (let i = WORDS / 2; i < WORDS; i++) for (const client of clients) client.type(`<${client.name}-${i}>`)
+  for (let i = WORDS / 2; i < WORDS; i++) for (const client of clients) client.type(word(client.name, i))
 
   await reached(clients, 'all words', (client) => client.confirmed === WORDS)
   await reached([...clients, witness], 'the last version', (client) => client.version === WORDS * clients.length)
@@ -61,7 +71,15 @@ test('stock clients of every age lose their pod and end equal', async (context) 
   for (const { name } of clients) {
     for (let i = 0; i < WORDS; i++) assert.equal(witness.text.split(`<${name}-${i}>`).length, 2, `${name}'s word ${i} is there once`)
   }
-})
+  for (const client of clients) assert.equal(client.isCompressed, compression, `${client.name} on the other pod`)
+  const saved = (await metrics(gateways.adminUrls[1])).match(/compression_saved_bytes_total (\d+)/)[1]
+  context.diagnostic(`${saved} bytes spared by the pod that stayed`)
+  assert.equal(Number(saved) > 0, compression)
+}
+
+async function metrics(adminUrl) {
+  return (await fetch(`${adminUrl}/metrics`)).text()
+}
 
 class NodeClient {
   losses = 0
@@ -77,6 +95,9 @@ class NodeClient {
 
   get isJoined() {
     return this.editor.document.live
+  }
+  get isCompressed() {
+    return this.editor.socket.io.engine.transport.ws.extensions.includes('permessage-deflate')
   }
   get version() {
     return this.editor.document.version
@@ -101,6 +122,7 @@ class PythonClient {
   losses = 0
   problems = []
   isJoined = false
+  isCompressed = null
   version = null
   confirmed = 0
   text = ''
@@ -111,9 +133,9 @@ class PythonClient {
     this.process = spawn(python, [script, url, token, DOCUMENT, name], { stdio: ['pipe', 'pipe', 'inherit'] })
     this.process.stdin.on('error', (error) => this.problems.push(error.message))
     createInterface(this.process.stdout).on('line', (line) => {
-      const { event, error, version, confirmed, text } = JSON.parse(line)
+      const { event, error, version, confirmed, text, compressed } = JSON.parse(line)
       Object.assign(this, { version, confirmed, text })
-      if (event === 'joined') this.isJoined = true
+      if (event === 'joined') Object.assign(this, { isJoined: true, isCompressed: compressed })
       if (event === 'disconnected') this.losses++
       if (event === 'error') this.problems.push(error)
     })

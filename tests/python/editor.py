@@ -25,7 +25,11 @@ class Editor:
         self.seq = 0
         self.is_live = False
         self.outbox = asyncio.Queue()
-        self.socket = socketio.AsyncClient(reconnection_delay=0.1, reconnection_delay_max=0.5)
+        # Browsers and Node offer compression by themselves, aiohttp when it is told to.
+        options = {"compress": 15}
+        self.socket = socketio.AsyncClient(
+            reconnection_delay=0.1, reconnection_delay_max=0.5, websocket_extra_options=options
+        )
         self.listen()
 
     def listen(self):
@@ -128,6 +132,8 @@ class Editor:
     def say(self, event, error=None):
         confirmed = self.seq - len(self.unconfirmed)
         told = {"event": event, "version": self.version, "confirmed": confirmed, "text": self.text, "error": error}
+        if event == "joined":
+            told["compressed"] = bool(self.socket.eio.ws.compress)
         print(json.dumps(told), flush=True)
 
     async def pump(self):

@@ -165,7 +165,7 @@ fn golden(name: &str) {
         fs::write(&path, &planned).unwrap();
     }
     let expected = fs::read_to_string(&path).unwrap_or_default();
-    assert_eq!(planned, expected, "look at the difference; UPDATE_GOLDEN=1 accepts it");
+    similar_asserts::assert_eq!(expected: expected, planned: planned, "UPDATE_GOLDEN=1 accepts the difference");
 }
 
 fn images() -> Images {

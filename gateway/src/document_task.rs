@@ -329,6 +329,11 @@ impl Task {
                 self.access_changed(user_id, is_said);
                 Ok(())
             }
+            Mail::IsHere { connection, answer } => {
+                // Whoever asked may have gone.
+                let _ = answer.send(document.has(connection));
+                Ok(())
+            }
             Mail::Settle { connection, settled } => {
                 self.settling.push(settling::Settling { connection, settled });
                 Ok(())

@@ -86,6 +86,8 @@ pub(crate) enum Mail {
         /// Somebody said so of this document or this user.
         is_said: bool,
     },
+    /// Say whether this connection is in the document, or joins it.
+    IsHere { connection: ConnectionId, answer: oneshot::Sender<bool> },
     /// Say when this connection, or everybody, waits for nothing any more.
     Settle { connection: Option<ConnectionId>, settled: oneshot::Sender<()> },
 }
@@ -158,6 +160,21 @@ impl Documents {
     pub async fn settle(&self, document_id: &str, connection: ConnectionId) {
         let Some(mailbox) = self.inner.open().get(document_id).cloned() else { return };
         ask_to_settle(mailbox, Some(connection)).await;
+    }
+
+    /// Takes out those documents that this connection is not in and does not join.
+    pub async fn keep_open_to(&self, connection: ConnectionId, documents: &mut Vec<Arc<str>>) {
+        let asked = documents.iter().map(|id| {
+            let mailbox = self.inner.open().get(id).cloned();
+            async move {
+                let (answer, answered) = oneshot::channel();
+                let asked = mailbox?.send(Mail::IsHere { connection, answer }).await;
+                asked.ok()?;
+                answered.await.ok()
+            }
+        });
+        let mut is_here = futures_util::future::join_all(asked).await.into_iter();
+        documents.retain(|_| is_here.next().flatten().unwrap_or(false));
     }
 
     /// How many open documents have edits that are not in the log, or do not say within `patience`.

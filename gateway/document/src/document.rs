@@ -234,6 +234,11 @@ impl Document {
         self.waiting_bytes()
     }
 
+    /// Whether this connection is in the document, or on its way in.
+    pub fn has(&self, connection: ConnectionId) -> bool {
+        self.connections.contains_key(&connection)
+    }
+
     /// The point that this pod has reached.
     pub fn head(&self) -> &Point {
         self.history.head()

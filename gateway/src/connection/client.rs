@@ -33,7 +33,7 @@ use crate::{
 const RETRY_MS: u64 = 2_000;
 /// Who stops the reading of a connection while the pod has no memory; no document has this id.
 static MEMORY: LazyLock<Arc<str>> = LazyLock::new(|| Arc::from("{memory}"));
-/// How long before its end a token is said to expire.
+/// How long before the end that a token names it is said to expire (CONTRACT section 1).
 const EXPIRY_NOTICE: Duration = Duration::from_secs(60);
 
 /// What a connection is.
@@ -59,7 +59,11 @@ struct Editor {
 }
 
 struct Expiry {
+    /// When it is told.
+    notice: Instant,
+    /// When the transport is closed: until then the same token would be let in again.
     at: Instant,
+    /// The end that the token names.
     at_ms: u64,
     is_told: bool,
 }
@@ -104,9 +108,7 @@ impl Application for Client {
     /// When [`Application::deadline_passed`] has something to do.
     fn deadline(&self) -> Option<Instant> {
         let editor = self.editor.as_ref()?;
-        let expiry = editor.expiry.as_ref().map(|expiry| {
-            if expiry.is_told { expiry.at } else { expiry.at.checked_sub(EXPIRY_NOTICE).unwrap_or(expiry.at) }
-        });
+        let expiry = editor.expiry.as_ref().map(|expiry| if expiry.is_told { expiry.at } else { expiry.notice });
         [editor.early.deadline(), expiry].into_iter().flatten().min()
     }
 
@@ -123,7 +125,7 @@ impl Application for Client {
         if expiry.at <= now {
             return Some(Ending::Transport { code: 1008, reason: "token expired" });
         }
-        if !expiry.is_told && expiry.at <= now + EXPIRY_NOTICE {
+        if !expiry.is_told && expiry.notice <= now {
             expiry.is_told = true;
             outbox.push_text(&protocol::token_expiring(expiry.at_ms));
         }
@@ -181,7 +183,7 @@ impl Client {
         self.seat.claim(&user.id, &client_id, most);
         let outbox = self.seat.outbox();
         outbox.push_text(&protocol::connected(&self.pod.registry.fresh_name()));
-        if let Some(host) = &self.pod.demo_host {
+        if let Some(host) = self.pod.demo_host.as_ref().filter(|_| claims.is_demo) {
             outbox.push_text(&protocol::demo_pod(host));
         }
         self.pod.metrics.connections_accepted.inc();
@@ -259,6 +261,10 @@ impl Client {
         let Some(editor) = &mut self.editor else { return };
         if !editor.joined.contains(&document_id) {
             let most = self.pod.live.borrow().max_documents_per_connection;
+            if editor.joined.len() >= most {
+                // Joins that were refused, and documents that it was removed from, do not count.
+                self.pod.documents.keep_open_to(outbox.id(), &mut editor.joined).await;
+            }
             if editor.joined.len() >= most {
                 let mut refusal = Refusal::new(
                     Code::Overloaded,
@@ -391,7 +397,25 @@ fn refuse_edit(document_id: &str, seq: Option<u64>, reply: Option<ReplyId>, refu
 
 /// When a token ends on this process's clock, with the leeway that its verification has; `None` in some centuries.
 fn expiry(expires_at: u64) -> Option<Expiry> {
-    let ends = Duration::from_secs(expires_at.checked_add(crate::auth::LEEWAY_SECONDS)?);
-    let at = Instant::now().checked_add(ends.saturating_sub(clock::unix()))?;
-    Some(Expiry { at, at_ms: expires_at.saturating_mul(1000), is_told: false })
+    let (now, unix) = (Instant::now(), clock::unix());
+    let named = Duration::from_secs(expires_at);
+    let end = named.checked_add(Duration::from_secs(crate::auth::LEEWAY_SECONDS))?;
+    let at = now.checked_add(end.saturating_sub(unix))?;
+    let notice = now.checked_add(named.saturating_sub(EXPIRY_NOTICE).saturating_sub(unix))?;
+    Some(Expiry { notice, at, at_ms: expires_at.saturating_mul(1000), is_told: false })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_token_is_announced_a_minute_before_its_end_and_closed_when_nobody_takes_it_any_more() {
+        let expiry = expiry(clock::unix().as_secs() + 3600).expect("in this century");
+        let until = |instant: Instant| instant.saturating_duration_since(Instant::now()).as_secs_f64().ceil();
+        assert_eq!(expiry.at_ms % 1000, 0);
+        assert!((3539.0..=3540.0).contains(&until(expiry.notice)), "{}", until(expiry.notice));
+        assert!((3629.0..=3630.0).contains(&until(expiry.at)), "{}", until(expiry.at));
+        assert!(super::expiry(u64::MAX).is_none(), "some centuries");
+    }
 }

@@ -21,7 +21,7 @@ impl Task {
         while let Some(mail) = self.mail.recv().await {
             let input = match mail {
                 Mail::Input(input, _) => input,
-                Mail::AccessChanged { .. } | Mail::Settle { .. } => continue,
+                Mail::AccessChanged { .. } | Mail::IsHere { .. } | Mail::Settle { .. } => continue,
                 Mail::Join { outbox, join, span } => {
                     span.record("outcome", "refused").record("otel.status_code", "ERROR");
                     self.outboxes.insert(join.connection, outbox);
@@ -40,6 +40,8 @@ impl Task {
     fn refuse_input(&mut self, input: Input, refused: &Refusal) {
         match input {
             Input::Join(join) => self.answer(join.connection, join.reply, &Err(refused.clone())),
+            // Its session is over: the client was told to join again, and sends it then.
+            Input::Edit(edit) if edit.session.is_some() => {}
             Input::Edit(edit) => {
                 let refused = Refusal { seq: edit.seq, ..refused.clone() };
                 self.answer(edit.connection, edit.reply, &Err(refused));

@@ -36,6 +36,7 @@ pub(crate) struct Gateway {
     pub(crate) address: SocketAddr,
     pub(crate) server: Arc<Server>,
     pub(crate) store: MemoryStore,
+    pub(crate) bus: MemoryBus,
     pub(crate) admin: collab_gateway::admin::State,
     stop: CancellationToken,
     serving: JoinHandle<()>,
@@ -69,13 +70,13 @@ impl Gateway {
         let arguments = ["collab-gateway", "--jwt-secret-file", secret.to_str().unwrap()];
         let config = Config::load(arguments.iter().chain(flags).map(Into::into)).unwrap();
         let (settings, live) = watch::channel(config.live.clone());
-        let backend = Backend { store: Store::Memory(store.clone()), bus: Bus::Memory(bus), trust };
+        let backend = Backend { store: Store::Memory(store.clone()), bus: Bus::Memory(bus.clone()), trust };
         let Running { server, admin, owned } = start::assemble(&config, live, backend).await.unwrap();
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let stop = CancellationToken::new();
         let serving = tokio::spawn(Arc::clone(&server).serve(listener, stop.clone()));
-        Gateway { address, server, store, admin, stop, serving, _owned: owned, live: settings, _files: files }
+        Gateway { address, server, store, bus, admin, stop, serving, _owned: owned, live: settings, _files: files }
     }
 
     /// Sends a whole HTTP request and gives back the whole answer.
@@ -108,6 +109,14 @@ impl Gateway {
         self.stop.cancel();
         self.serving.await.unwrap();
     }
+}
+
+/// Whoever may come again is told when, and whoever lost count the last number.
+fn assert_says_how_to_go_on(error: &Value) {
+    let code = error["code"].as_str().unwrap_or_default();
+    let is_passing = matches!(code, "RATE_LIMITED" | "OVERLOADED" | "STORE_UNAVAILABLE");
+    assert_eq!(error["retryAfterMs"].is_u64(), is_passing, "{error}");
+    assert_eq!(error["lastSeq"].is_u64(), code == "SEQ_GAP", "{error}");
 }
 
 /// A token of the user that is good for an hour.
@@ -215,7 +224,9 @@ impl Client {
         let reply = self.replies;
         self.replies += 1;
         self.send(&format!("42{reply}{}", json!([name, payload]))).await;
-        self.answer(reply).await
+        let answer = self.answer(reply).await;
+        assert_says_how_to_go_on(&answer["error"]);
+        answer
     }
 
     /// The argument of the callback `reply`; events meanwhile are kept.

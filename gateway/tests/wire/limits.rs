@@ -2,7 +2,10 @@
 
 use std::time::{Duration, Instant};
 
-use collab_gateway::directory::Trust;
+use collab_gateway::{
+    bus::{Bus, CHANGED_CHANNEL},
+    directory::Trust,
+};
 use serde_json::{Value, json};
 
 use crate::harness::{Client, Gateway};
@@ -75,6 +78,29 @@ async fn a_connection_has_a_bounded_number_of_documents() {
     ann.join(json!("two")).await;
     assert_eq!(ann.ask("leave-document", json!("one")).await, json!({}));
     ann.join(json!("three")).await;
+}
+
+#[tokio::test]
+async fn documents_that_were_refused_or_taken_away_do_not_count() {
+    let gateway = Gateway::start(Trust::Keys, &["--max-documents-per-connection", "2"]).await;
+    gateway.store.set("user:ann", Some(r#"{"id": "ann", "name": "Ann"}"#));
+    for document in ["a", "b", "c"] {
+        gateway.store.set(&format!("doc:{document}:access:ann"), Some("write"));
+    }
+    let mut ann = Client::connected(&gateway, "ann", "a1").await;
+    for document in ["x", "y", "z"] {
+        assert_eq!(ann.ask("join-document", json!(document)).await["error"]["code"], "ACCESS_DENIED");
+    }
+    ann.join(json!("a")).await;
+    ann.join(json!("b")).await;
+    assert_eq!(ann.ask("join-document", json!("c")).await["error"]["code"], "OVERLOADED");
+    // What it has stays what it has.
+    let edit = json!({"documentId": "a", "version": 0, "ops": [{"insert": "x"}]});
+    assert_eq!(ann.ask("edit", edit).await, json!({"version": 1}));
+    gateway.store.set("doc:b:access:ann", None);
+    Bus::Memory(gateway.bus.clone()).publish(CHANGED_CHANNEL, r#"{"documentId":"b"}"#.into());
+    assert_eq!(ann.event("access-changed").await, json!({"documentId": "b", "role": null}));
+    ann.join(json!("c")).await;
 }
 
 #[tokio::test]

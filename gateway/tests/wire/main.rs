@@ -7,6 +7,7 @@
 mod access;
 mod admission;
 mod compression;
+mod demo;
 mod drain;
 mod editing;
 mod harness;

@@ -65,6 +65,8 @@ pub struct Document {
     /// Somebody waits for a version that may or may not be in the log.
     pub(crate) fetch_wanted: bool,
     pub(crate) away_since_ms: Option<u64>,
+    /// Since when too many acknowledgements wait for anything more to be committed.
+    pub(crate) full_since_ms: Option<u64>,
     pub(crate) saving: Option<Saving>,
     /// This pod has committed something since its last snapshot.
     pub(crate) wrote_since_save: bool,
@@ -160,6 +162,7 @@ impl Document {
             vain_fetches: 0,
             fetch_wanted: false,
             away_since_ms: None,
+            full_since_ms: None,
             saving: None,
             wrote_since_save: false,
             newline_seq: 0,
@@ -267,6 +270,7 @@ impl Document {
 
     /// What follows from everything that has happened so far.
     fn settle(&mut self, now_ms: u64) {
+        self.note_durability_full(now_ms);
         self.expire(now_ms);
         if !self.reopening {
             self.settle_healing();
@@ -283,6 +287,7 @@ impl Document {
             self.fetch(now_ms);
             self.save(now_ms);
             self.ask_for_durability(now_ms);
+            self.note_durability_full(now_ms);
         }
         self.tell_people(now_ms);
     }

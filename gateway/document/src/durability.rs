@@ -131,6 +131,12 @@ impl Document {
         self.durability.waiting() >= self.settings.durable_waiting
     }
 
+    /// Edits that are held back for it wait no longer than for a store that is away.
+    pub(crate) fn note_durability_full(&mut self, now_ms: u64) {
+        let since_ms = self.full_since_ms.unwrap_or(now_ms);
+        self.full_since_ms = self.is_durability_full().then_some(since_ms);
+    }
+
     /// Tells, once, that an acknowledgement is late. The edit is in the log: this is no answer.
     pub(crate) fn tell_not_durable(&mut self, now_ms: u64) {
         let late_ms = self.settings.durable_notice_ms;

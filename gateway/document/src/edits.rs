@@ -240,12 +240,12 @@ impl Document {
         }
     }
 
-    /// Refuses edits that have waited too long: for a store that is away, unless their fate is unknown, and for a join
-    /// that does not come.
+    /// Refuses edits that have waited too long: for a store that is away or whose replicas are, unless their fate is
+    /// unknown, and for a join that does not come.
     pub(crate) fn refuse_late(&mut self, now_ms: u64) {
         self.refuse_early(now_ms);
-        let Some(away_since_ms) = self.away_since_ms else { return };
-        let until = |since_ms: u64| away_since_ms.max(since_ms).saturating_add(self.settings.held_ms);
+        let Some(stopped_since_ms) = self.stopped_since_ms() else { return };
+        let until = |since_ms: u64| stopped_since_ms.max(since_ms).saturating_add(self.settings.held_ms);
         let mut late_joins = BTreeSet::new();
         let mut late_edits = BTreeMap::new();
         for connection in self.ids_held().filter_map(|id| self.connections.get(id)) {
@@ -267,11 +267,16 @@ impl Document {
                 connection.chain.cut(index.unwrap_or(0));
             }
         }
+        let what = if self.away_since_ms.is_some() {
+            "the store is away"
+        } else {
+            "too many edits wait for the store's replicas"
+        };
         for id in late_joins {
-            self.end_join(id, unavailable("the store is away; join again"), now_ms);
+            self.end_join(id, unavailable(&format!("{what}; join again")), now_ms);
         }
         for (id, index) in late_edits {
-            let why = unavailable("the store is away; nothing of this edit was stored; join again");
+            let why = unavailable(&format!("{what}; nothing of this edit was stored; join again"));
             match index {
                 Some(index) => self.refuse_pending(id, index, why),
                 None => self.refuse_first_waiting(id, why),
@@ -283,14 +288,14 @@ impl Document {
     pub(crate) fn late_deadline_ms(&self) -> Option<u64> {
         let early = self.early.iter().filter_map(|id| first_early_ms(self.connections.get(id)?)).min();
         let early = early.map(|since_ms| since_ms.saturating_add(EARLY_MS));
-        let held = self.away_since_ms.and_then(|away_since_ms| {
+        let held = self.stopped_since_ms().and_then(|stopped_since_ms| {
             let here = self.ids_held().filter_map(|id| self.connections.get(id));
             let first_ms = here.chain(&self.draining).filter_map(|connection| match &connection.stage {
                 Stage::Joining(joining) => Some(joining.since_ms),
                 Stage::Joined | Stage::Rejoining(_) => first_held(connection).map(|(_, since_ms)| since_ms),
             });
             let first_ms = first_ms.min()?;
-            Some(away_since_ms.max(first_ms).saturating_add(self.settings.held_ms))
+            Some(stopped_since_ms.max(first_ms).saturating_add(self.settings.held_ms))
         });
         early.into_iter().chain(held).min()
     }
@@ -313,7 +318,11 @@ impl Document {
         }
     }
 
-    /// Connections of which something may wait for the store.
+    /// Since when nothing is committed, for whichever reason came first.
+    fn stopped_since_ms(&self) -> Option<u64> {
+        self.away_since_ms.into_iter().chain(self.full_since_ms).min()
+    }
+
     /// What waits of all connections, in bytes: a bound for the pod, not exact.
     pub(crate) fn waiting_bytes(&self) -> usize {
         let later = self.waiting.iter().filter(|id| !self.busy.contains(*id));
@@ -322,6 +331,7 @@ impl Document {
         held.map(|connection| connection.waiting().1).sum()
     }
 
+    /// Connections of which something may wait for the store.
     fn ids_held(&self) -> impl Iterator<Item = &ConnectionId> {
         self.busy.iter().chain(&self.waiting).chain(&self.joining)
     }

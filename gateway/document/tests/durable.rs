@@ -5,7 +5,9 @@
 mod common;
 
 use common::{Desk, Got, edit, entry, insert, join};
-use document::{Answer, Code, Command, CommitReply, ConnectionId, Event, Input, Leaving, ReplyId, Settings, Verdict};
+use document::{
+    Answer, Code, Command, CommitReply, ConnectionId, Edit, Event, Input, Join, Leaving, ReplyId, Settings, Verdict,
+};
 use ot::Delta;
 
 fn desk() -> Desk {
@@ -152,6 +154,34 @@ fn nothing_more_is_committed_while_too_many_acknowledgements_wait() {
     assert_eq!(desk.log.len(), 2);
     desk.input(Input::Durable { ticket: 2 });
     assert_eq!(desk.log.len(), 3);
+}
+
+#[test]
+fn edits_that_are_held_back_for_acknowledgements_are_refused_after_thirty_seconds() {
+    let settings = Settings { durable_acks: true, durable_waiting: 2, ..Settings::default() };
+    let mut desk = Desk::with(settings, Delta::new());
+    desk.join(1);
+    for seq in 1..=4 {
+        desk.edit(1, desk.log.len() as u64, seq, insert(0, "x"));
+    }
+    desk.tick(29_999);
+    desk.take(1);
+    assert_eq!(desk.document.deadline_ms(), Some(desk.now_ms + 1));
+    desk.tick(1);
+    let refused: Vec<_> = answers(&mut desk, 1)
+        .into_iter()
+        .map(|got| match got {
+            Got::Answer(reply, Err(why)) => (reply, why.code, why.seq),
+            other => panic!("{other:?}"),
+        })
+        .collect();
+    assert_eq!(refused, [(3, Code::StoreUnavailable, Some(3)), (4, Code::SeqGap, Some(4))]);
+    // What is in the log is never answered with an error, and after the refusals there is room again.
+    desk.input(Input::Durable { ticket: 2 });
+    assert_eq!(answers(&mut desk, 1), [Got::Answer(1, Ok(Answer::Version(1))), Got::Answer(2, Ok(Answer::Version(2)))]);
+    desk.join_with(Join { session: "s2".into(), seq: Some(3), ..join(1) });
+    desk.input(Input::Edit(Edit { session: Some("s2".into()), ..edit(1, 2, Some(3), insert(0, "y")) }));
+    assert_eq!(desk.text(), "yxx");
 }
 
 #[test]

@@ -209,5 +209,21 @@ mod tests {
         ] {
             assert!(text.contains(name), "{name} is missing in\n{text}");
         }
+        for (name, kind) in [
+            ("connections", "gauge"),
+            ("connections_accepted", "counter"),
+            ("connections_refused", "counter"),
+            ("documents", "gauge"),
+            ("edits_committed", "counter"),
+            ("edit_commit_seconds", "histogram"),
+            ("deliveries", "counter"),
+            ("edit_delivery_seconds", "histogram"),
+            ("slow_consumers", "counter"),
+            ("divergence", "counter"),
+            ("draining", "gauge"),
+        ] {
+            let line = format!("# TYPE collab_gateway_{name} {kind}\n");
+            assert!(text.contains(&line), "{line} is missing in\n{text}");
+        }
     }
 }

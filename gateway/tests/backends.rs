@@ -93,6 +93,7 @@ scenarios! {
     a_snapshot_is_stored_in_pieces_and_only_a_newer_one_replaces_it
     rows_of_clients_are_looked_up_with_the_tail
     clients_that_the_gateway_numbers_are_bounded_and_do_not_crowd_out_others
+    a_document_has_room_for_twenty_thousand_clients
     presence_rows_come_and_go
     a_lease_is_held_until_it_is_given_back
     roles_and_users_are_those_of_the_application
@@ -333,6 +334,20 @@ async fn clients_that_the_gateway_numbers_are_bounded_and_do_not_crowd_out_other
     let committed =
         world.store.commit("d", &head, 0, &[one_more, known, entry("a", 1, head.version, b"x")]).await.unwrap();
     assert_eq!(committed.verdicts, [Verdict::Overloaded, Verdict::Ok(1001), Verdict::Ok(1002)]);
+}
+
+async fn a_document_has_room_for_twenty_thousand_clients(world: World) {
+    let mut head = world.create("d").await;
+    for part in 0..100 {
+        let batch: Vec<_> = (0..200).map(|n| entry(&format!("c{part}-{n}"), 1, head.version, b"x")).collect();
+        let committed = world.store.commit("d", &head, 0, &batch).await.unwrap();
+        assert!(committed.verdicts.iter().all(|verdict| matches!(verdict, Verdict::Ok(_))), "{part}");
+        head = committed.tail.entries.last().unwrap().at.clone();
+    }
+    let numbered = NewEntry { identity: numbered("more", 1), ..entry("", 1, head.version, b"x") };
+    let batch = [entry("new", 1, head.version, b"x"), numbered, entry("c0-0", 2, head.version, b"x")];
+    let committed = world.store.commit("d", &head, 0, &batch).await.unwrap();
+    assert_eq!(committed.verdicts, [Verdict::Overloaded, Verdict::Overloaded, Verdict::Ok(20_001)]);
 }
 
 async fn presence_rows_come_and_go(world: World) {

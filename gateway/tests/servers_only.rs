@@ -40,6 +40,7 @@ scenarios! {
     channels_are_heard_again_after_the_connection_was_killed
     commits_go_on_after_kill_9_and_nothing_is_lost_or_doubled
     the_next_password_is_tried_when_one_is_refused
+    servers_that_the_file_names_later_are_found
     a_follower_is_not_taken_for_the_primary
     a_script_is_loaded_again_after_the_server_forgot_it
 }
@@ -266,6 +267,18 @@ async fn the_next_password_is_tried_when_one_is_refused(server: Server) {
     eventually("the file is read again", async || store.ping().await.is_ok()).await;
     let bus = Bus::Redis(RedisBus::new(settings));
     eventually("the bus knows it too", async || bus.subscribe("c").await.is_ok()).await;
+}
+
+async fn servers_that_the_file_names_later_are_found(server: Server) {
+    let mut file = tempfile::NamedTempFile::new().unwrap();
+    let gone = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    write!(file, "redis://{gone}").unwrap();
+    let url_file = Some(file.path().to_owned());
+    let settings = RedisSettings { url_file, ..RedisSettings::at(vec![gone.to_string()]) };
+    let store = Store::Redis(RedisStore::new(Arc::new(settings)));
+    assert!(matches!(store.ping().await, Err(StoreError::Unavailable(_))));
+    std::fs::write(file.path(), format!("redis://{gone},{}\n", server.address())).unwrap();
+    eventually("the file is read again", async || store.ping().await.is_ok()).await;
 }
 
 async fn a_follower_is_not_taken_for_the_primary(server: Server) {

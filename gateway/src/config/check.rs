@@ -3,10 +3,10 @@
 //! In: [`Flags`] and the files they name. Out: a [`Config`], or a [`Mistake`] that names the flag.
 
 use super::{
-    Config, Durability, Jwt, Mistake, Redis,
+    Config, Durability, Jwt, Mistake, Redis, URL_FILE,
     flags::Flags,
     otlp,
-    values::{addresses, origin, unreadable, web_url},
+    values::{addresses, origin, read_text, unreadable, web_url},
 };
 use crate::{
     auth::check_public_file,
@@ -147,11 +147,9 @@ impl Flags {
     }
 
     fn redis(&self) -> Result<Option<Redis>, Mistake> {
-        let url = match (&self.redis_url, &self.redis_url_file) {
-            (Some(url), _) => url.clone(),
-            (None, Some(file)) => {
-                std::fs::read_to_string(file).map_err(|error| unreadable("--redis-url-file", file, &error))?
-            }
+        let (flag, url) = match (&self.redis_url, &self.redis_url_file) {
+            (Some(url), _) => ("--redis-url", url.clone()),
+            (None, Some(file)) => (URL_FILE, read_text(URL_FILE, file)?),
             (None, None) if self.durability == Durability::Async => return Ok(None),
             (None, None) => {
                 return Err(Mistake("--durability other than async needs --redis-url: alone nothing is kept".into()));
@@ -160,7 +158,7 @@ impl Flags {
         if let Some(file) = &self.redis_password_file {
             std::fs::read(file).map_err(|error| unreadable("--redis-password-file", file, &error))?;
         }
-        let (tls, addresses) = addresses(url.trim())?;
+        let (tls, addresses) = addresses(flag, url.trim())?;
         if let Some(file) = &self.redis_ca_file {
             if !tls {
                 return Err(Mistake("--redis-ca-file has no meaning without a --redis-url of rediss://".into()));
@@ -169,6 +167,7 @@ impl Flags {
         }
         Ok(Some(Redis {
             addresses,
+            url_file: self.redis_url_file.clone(),
             username: self.redis_username.clone(),
             password_file: self.redis_password_file.clone(),
             tls,

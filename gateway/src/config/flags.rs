@@ -16,7 +16,7 @@ const EDIT_BYTES_DEFAULT: usize = 1 << 20;
 
 /// The WebSocket gateway of CollabCluster.
 #[derive(Debug, Parser)]
-#[command(name = "collab-gateway", version, about)]
+#[command(name = "collab-gateway", version, about, allow_negative_numbers = true)]
 pub(super) struct Flags {
     /// Where clients connect.
     #[arg(long, env = "COLLAB_LISTEN", default_value = "[::]:3000")]

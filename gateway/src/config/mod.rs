@@ -19,6 +19,8 @@ use crate::{directory::Urls, live::Live, tls::TlsFiles};
 /// How often files that change while the process runs are looked at; mounted Secrets and ConfigMaps lag by up to a minute
 /// anyway.
 pub(crate) const LOOK_INTERVAL: Duration = Duration::from_secs(2);
+/// The flag whose file is looked at whenever the primary is looked for.
+const URL_FILE: &str = "--redis-url-file";
 
 /// A configuration that cannot work: one line that names the flag and says what to write.
 #[derive(Debug, thiserror::Error)]
@@ -73,8 +75,10 @@ pub struct Config {
 /// How to reach Redis.
 #[derive(Debug, Clone)]
 pub struct Redis {
-    /// `host:port` of every server.
+    /// `host:port` of every server, as they were at the start.
     pub addresses: Vec<String>,
+    /// Where they are read again; see [`Redis::addresses_now`].
+    pub url_file: Option<PathBuf>,
     /// An ACL user; `None` means `default`.
     pub username: Option<String>,
     /// Re-read at every new connection; several lines are several valid passwords.
@@ -91,7 +95,22 @@ impl Redis {
     /// These servers, as a plain `--redis-url` names them.
     pub fn at(addresses: Vec<String>) -> Self {
         let durability = Durability::Async;
-        Self { addresses, username: None, password_file: None, tls: false, ca_file: None, durability }
+        Self { addresses, url_file: None, username: None, password_file: None, tls: false, ca_file: None, durability }
+    }
+}
+
+impl Redis {
+    /// The servers as the file of `--redis-url-file` names them now; `None` without such a file.
+    ///
+    /// # Errors
+    /// When it cannot be read, or asks for what only another process can do: whoever has addresses keeps them.
+    pub fn addresses_now(&self) -> Result<Option<Vec<String>>, Mistake> {
+        let Some(file) = &self.url_file else { return Ok(None) };
+        let (tls, addresses) = values::addresses(URL_FILE, values::read_text(URL_FILE, file)?.trim())?;
+        if tls != self.tls {
+            return Err(Mistake(format!("{URL_FILE}: from redis:// to rediss:// or back needs a restart")));
+        }
+        Ok(Some(addresses))
     }
 }
 
@@ -160,8 +179,11 @@ fn first_line(text: &str) -> String {
 mod tests {
     use std::time::Duration;
 
+    use clap::CommandFactory;
+
     use super::{
-        Config,
+        Config, Redis,
+        flags::Flags,
         values::{duration, origin},
     };
 
@@ -186,6 +208,26 @@ mod tests {
             (&["--redis-url", "redis://redis:6379"], "--jwt-secret-file"),
             (&["--redis-url", "redis://redis", "--demo", "--jwks-url", "https://keys"], "--jwt-secret-file"),
             (&["--redis-url", "http://redis", "--demo"], "--redis-url"),
+            (&["--redis-url-file", "/does/not/exist", "--demo"], "--redis-url-file"),
+            (&["--redis-url-file", "/dev/null", "--demo"], "--redis-url-file"),
+            (&["--redis-url-file", "x", "--redis-url", "redis://redis"], "--redis-url"),
+            (&["--redis-url", "redis://redis:port"], "--redis-url"),
+            (&["--redis-url", "redis://redis,"], "--redis-url"),
+            (&["--redis-url", "redis://redis", "--redis-password-file", "/does/not/exist"], "--redis-password-file"),
+            (&["--redis-url", "redis://redis", "--redis-ca-file", "x"], "--redis-ca-file"),
+            (&["--redis-url", "rediss://redis", "--redis-ca-file", "/does/not/exist"], "--redis-ca-file"),
+            (&["--jwt-secret-file", "/dev/null"], "--jwt-secret-file"),
+            (&["--admin-listen", "9090"], "--admin-listen"),
+            (&["--max-connections", "many"], "--max-connections"),
+            (&["--accept-rate", "-1"], "--accept-rate"),
+            (&["--drain-rate", "1.5"], "--drain-rate"),
+            (&["--drain-deadline", "8"], "--drain-deadline"),
+            (&["--durability", "perhaps"], "--durability"),
+            (&["--demo", "--max-document-bytes", "0"], "--max-document-bytes"),
+            (&["--demo", "--allowed-origins", "docs.example.com"], "--allowed-origins"),
+            (&["--demo", "--ping-timeout", "0s"], "--ping-timeout"),
+            (&["--demo", "--access-url", "here"], "--access-url"),
+            (&[], "--jwt-secret-file"),
             (&["--redis-url", "redis://user:word@redis", "--demo"], "--redis-url"),
             (&["--jwt-secret-file", "/does/not/exist"], "--jwt-secret-file"),
             (&["--demo", "--durability", "synced"], "--durability"),
@@ -205,6 +247,90 @@ mod tests {
             let line = refusal(arguments);
             assert!(line.contains(flag) && !line.contains('\n'), "{arguments:?} gave {line:?}");
         }
+    }
+
+    #[test]
+    fn every_flag_has_a_variable_and_lists_are_cut_at_commas() {
+        let command = Flags::command();
+        let own = command.get_arguments().filter(|argument| !["help", "version"].contains(&argument.get_id().as_str()));
+        let mut flags = Vec::new();
+        for argument in own {
+            let flag = argument.get_long().expect("a long name");
+            let variable = format!("COLLAB_{}", flag.replace('-', "_").to_uppercase());
+            assert_eq!(argument.get_env().and_then(|name| name.to_str()), Some(&*variable), "--{flag}");
+            let is_list = matches!(argument.get_action(), clap::ArgAction::Append);
+            assert_eq!(argument.get_value_delimiter(), is_list.then_some(','), "--{flag}");
+            flags.push(flag);
+        }
+        for flag in [
+            "listen",
+            "admin-listen",
+            "redis-url",
+            "redis-url-file",
+            "redis-username",
+            "redis-password-file",
+            "redis-ca-file",
+            "jwt-secret-file",
+            "jwt-public-key-file",
+            "jwks-url",
+            "jwt-issuer",
+            "jwt-audience",
+            "user-directory-url",
+            "users-from-claims",
+            "access-url",
+            "max-connections",
+            "accept-rate",
+            "durability",
+            "drain-deadline",
+            "drain-rate",
+            "allowed-origins",
+            "max-document-bytes",
+            "max-edit-bytes",
+            "tls-cert-file",
+            "tls-key-file",
+            "resume-key-file",
+            "ping-interval",
+            "ping-timeout",
+            "config",
+            "demo",
+        ] {
+            assert!(flags.contains(&flag), "--{flag} is missing");
+        }
+    }
+
+    #[test]
+    fn what_is_not_said_is_as_the_contract_has_it() {
+        let config = Config::load(["collab-gateway", "--demo"].map(Into::into)).expect("works");
+        assert_eq!(
+            (config.listen.to_string(), config.admin_listen.to_string()),
+            ("[::]:3000".into(), "[::]:9090".into())
+        );
+        assert_eq!((config.document_bytes_max, config.edit_bytes_max), (4 << 20, 1 << 20));
+        assert_eq!((config.ping_interval, config.ping_timeout), (Duration::from_secs(25), Duration::from_secs(20)));
+        assert_eq!((config.live.max_connections, config.live.accept_rate, config.live.drain_rate), (15_000, 500, 200));
+        assert!(config.allowed_origins.is_empty() && !config.compression && config.tls.is_none());
+    }
+
+    #[test]
+    fn the_file_of_the_url_is_read_again_and_a_bad_one_changes_nothing() {
+        let file = tempfile::NamedTempFile::new().expect("a file");
+        let write = |text: &str| std::fs::write(file.path(), text).expect("written");
+        write("redis://one:1,two\n");
+        let path = file.path().to_str().expect("text");
+        let secret = tempfile::NamedTempFile::new().expect("a file");
+        std::fs::write(secret.path(), "secret").expect("written");
+        let secret = secret.path().to_str().expect("text");
+        let words = ["collab-gateway", "--redis-url-file", path, "--jwt-secret-file", secret];
+        let redis = Config::load(words.map(Into::into)).expect("works").redis.expect("a store");
+        assert_eq!(redis.addresses, ["one:1", "two:6379"]);
+        write("redis://three");
+        assert_eq!(redis.addresses_now().expect("reads"), Some(vec!["three:6379".to_owned()]));
+        for wrong in ["", "three", "rediss://three", "redis://three,"] {
+            write(wrong);
+            let why = redis.addresses_now().expect_err(wrong).to_string();
+            assert!(why.contains("--redis-url-file") && !why.contains('\n'), "{why}");
+        }
+        assert_eq!(Redis::at(Vec::new()).addresses_now().expect("no file"), None);
     }
 
     #[test]

@@ -8,10 +8,10 @@ use hyper::Uri;
 
 use super::Mistake;
 
-/// Whether the connection is encrypted, and `host:port` of each server.
-pub(super) fn addresses(url: &str) -> Result<(bool, Vec<String>), Mistake> {
+/// Whether the connection is encrypted, and `host:port` of each server, of a URL that this flag gave.
+pub(super) fn addresses(flag: &str, url: &str) -> Result<(bool, Vec<String>), Mistake> {
     let wrong = |why: &str| {
-        Mistake(format!("--redis-url {why}: write redis://host:port or rediss://host:port, several hosts by commas"))
+        Mistake(format!("{flag} {why}: write redis://host:port or rediss://host:port, several hosts by commas"))
     };
     let (tls, hosts) = match (url.strip_prefix("redis://"), url.strip_prefix("rediss://")) {
         (Some(hosts), _) => (false, hosts),
@@ -100,6 +100,11 @@ pub(super) fn origin(text: &str) -> Result<String, Mistake> {
     };
     let host = if default.is_empty() { host } else { host.strip_suffix(default).unwrap_or(host) };
     Ok(format!("{scheme}://{host}"))
+}
+
+/// The text of a file.
+pub(super) fn read_text(flag: &str, file: &std::path::Path) -> Result<String, Mistake> {
+    std::fs::read_to_string(file).map_err(|error| unreadable(flag, file, &error))
 }
 
 pub(super) fn unreadable(flag: &str, file: &std::path::Path, error: &std::io::Error) -> Mistake {

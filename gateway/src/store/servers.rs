@@ -57,6 +57,9 @@ struct Shared {
 #[derive(Debug, Default)]
 struct Search {
     connections: HashMap<Arc<str>, MultiplexedConnection>,
+    /// As they are configured now, and what was wrong with that last.
+    configured: Vec<Arc<str>>,
+    complaint: String,
     /// Addresses of a cluster beside the configured ones.
     learned: Vec<Arc<str>>,
     highest_epoch: u64,
@@ -178,16 +181,9 @@ impl Shared {
     }
 
     async fn look(&self, search: &mut Search) -> Result<(Vec<Node>, Option<SlotMap>), StoreError> {
-        let mut addresses: Vec<Arc<str>> =
-            self.settings.addresses.iter().map(|address| address.as_str().into()).collect();
-        addresses.extend(
-            search
-                .learned
-                .iter()
-                .filter(|learned| !self.settings.addresses.iter().any(|a| **a == ***learned))
-                .cloned()
-                .collect::<Vec<_>>(),
-        );
+        search.configure(&self.settings);
+        let mut addresses = search.configured.clone();
+        addresses.extend(search.learned.iter().filter(|learned| !search.configured.contains(learned)).cloned());
         let is_alone = addresses.len() == 1;
         let (mut reports, mut failure) = (Vec::new(), None);
         let mut asked: FuturesUnordered<_> = addresses
@@ -307,6 +303,34 @@ impl Shared {
             nodes.push(Node { address, identity });
         }
         Ok((nodes, Some(slots)))
+    }
+}
+
+impl Search {
+    /// Takes the addresses as they are configured now; those that cannot be read change nothing.
+    fn configure(&mut self, settings: &RedisSettings) {
+        let shared = |addresses: &[String]| addresses.iter().map(|address| address.as_str().into()).collect();
+        if self.configured.is_empty() {
+            self.configured = shared(&settings.addresses);
+        }
+        match settings.addresses_now() {
+            Ok(None) => {}
+            Ok(Some(addresses)) => {
+                self.complaint.clear();
+                let now: Vec<Arc<str>> = shared(&addresses);
+                if now != self.configured {
+                    tracing::info!(servers = addresses.join(", "), "other servers are configured now");
+                    self.configured = now;
+                }
+            }
+            Err(mistake) => {
+                let complaint = mistake.to_string();
+                if complaint != self.complaint {
+                    tracing::warn!("the servers stay as they were: {complaint}");
+                    self.complaint = complaint;
+                }
+            }
+        }
     }
 }
 

@@ -482,9 +482,10 @@ impl Task {
         let head = document.head().version;
         match Notice::decode(&message) {
             Some(Notice::Entries { mut entries, at_ms }) => {
-                // Mostly this pod's own batch, whose answer was quicker.
+                // Mostly this pod's own batch, whose answer was quicker: its edits were written about now.
                 entries.retain(|entry| entry.at.version > head);
                 if entries.is_empty() {
+                    self.observe_delivery(at_ms);
                     return Ok(());
                 }
                 if !continues(document.head(), &entries) {
@@ -494,9 +495,7 @@ impl Task {
                 }
                 let entries = io::decode_entries(&entries).map_err(End::Broken)?;
                 self.feed(document, Input::Learned(entries))?;
-                // The store's clock and this pod's: in one cluster they differ by less than what is worth knowing.
-                let seconds = Duration::from_millis(now_ms().saturating_sub(at_ms)).as_secs_f64();
-                self.inner.parts.metrics.edit_delivery_seconds.observe(seconds);
+                self.observe_delivery(at_ms);
                 Ok(())
             }
             Some(Notice::Version(version)) if version > head => self.feed(document, Input::Hint(version)),
@@ -509,6 +508,13 @@ impl Task {
             }
             Some(Notice::Version(_) | Notice::Peer { .. }) | None => Ok(()),
         }
+    }
+
+    /// What was committed at that time is on the sockets here.
+    fn observe_delivery(&self, committed_ms: u64) {
+        // The store's clock and this pod's: in one cluster they differ by less than what is worth knowing.
+        let seconds = Duration::from_millis(now_ms().saturating_sub(committed_ms)).as_secs_f64();
+        self.inner.parts.metrics.edit_delivery_seconds.observe(seconds);
     }
 
     /// Before the document is opened anew: calls of the old copy are of no interest.

@@ -1,5 +1,7 @@
 //! Access that changes while documents are open: nobody gets a byte of what they may not read.
 
+use std::time::Duration;
+
 use collab_gateway::{
     bus::{Bus, CHANGED_CHANNEL, MemoryBus},
     directory::Trust,
@@ -62,6 +64,34 @@ async fn a_downgraded_role_refuses_edits_and_still_reads() {
     assert_eq!(bob.ask("edit", insert(0, "mine")).await["error"]["code"], "READ_ONLY");
     assert_eq!(ann.ask("edit", insert(0, "news")).await, json!({"version": 1}));
     assert_eq!(bob.event("edit").await["ops"], json!([{"insert": "news"}]));
+}
+
+#[tokio::test]
+async fn an_access_that_nobody_said_changed_is_read_again_within_a_minute() {
+    let gateway = Gateway::start(Trust::Keys, &["--ping-interval", "10h"]).await;
+    gateway.store.set("user:ann", Some(r#"{"id": "ann", "name": "ann"}"#));
+    gateway.store.set("doc:d:access:ann", Some("write"));
+    let (mut ann, _) = Client::joined(&gateway, "ann", "a1", "d").await;
+    for (key, role) in [(Some("read"), json!("read")), (None, Value::Null)] {
+        gateway.store.set("doc:d:access:ann", key);
+        tokio::time::pause();
+        tokio::time::advance(Duration::from_secs(60)).await;
+        tokio::time::resume();
+        assert_eq!(ann.event("access-changed").await, json!({"documentId": "d", "role": role}));
+    }
+}
+
+#[tokio::test]
+async fn whoever_may_only_read_shows_a_cursor_and_no_typing() {
+    let (gateway, _) = stage().await;
+    gateway.store.set("doc:d:access:bob", Some("read"));
+    let (mut ann, _) = Client::joined(&gateway, "ann", "a1", "d").await;
+    let (mut bob, _) = Client::joined(&gateway, "bob", "b1", "d").await;
+    let error = bob.ask("typing", json!({"documentId": "d", "isTyping": true})).await["error"].clone();
+    assert_eq!((&error["code"], &error["documentId"]), (&json!("READ_ONLY"), &json!("d")));
+    let position = json!({"index": 0, "length": 0});
+    assert_eq!(bob.ask("cursor-position", json!({"documentId": "d", "position": position})).await, json!({}));
+    assert_eq!(ann.event("cursor-update").await["position"], position);
 }
 
 #[tokio::test]

@@ -109,6 +109,38 @@ async fn edits_before_the_join_are_kept_for_it() {
 }
 
 #[tokio::test]
+async fn edits_whose_join_does_not_come_are_refused_after_ten_seconds() {
+    let gateway = Gateway::start(Trust::Everything, &["--ping-interval", "10h"]).await;
+    let mut ann = Client::connected(&gateway, "ann", "a1").await;
+    ann.emit("edit", insert(0, 1, 0, "early")).await;
+    ann.send(r#"421["leave-document","other"]"#).await;
+    assert_eq!(ann.text().await, "431[{}]", "it waits");
+    tokio::time::pause();
+    tokio::time::advance(std::time::Duration::from_secs(10)).await;
+    tokio::time::resume();
+    let error = ann.event("error").await;
+    assert_eq!((&error["code"], &error["documentId"], &error["seq"]), (&json!("NOT_JOINED"), &json!("d"), &json!(1)));
+    // The way on: a join, and the same again.
+    let joined = ann.join(json!({"documentId": "d", "seq": 1})).await;
+    assert_eq!(joined["content"], "");
+    assert_eq!(ann.ask("edit", insert(0, 1, 0, "early")).await, json!({"version": 1}));
+}
+
+#[tokio::test]
+async fn a_pod_counts_how_long_its_own_edits_take_to_its_own_sockets_too() {
+    let gateway = Gateway::alone().await;
+    let (mut ann, _) = Client::joined(&gateway, "ann", "a1", "d").await;
+    assert_eq!(ann.ask("edit", insert(0, 1, 0, "x")).await, json!({"version": 1}));
+    let is_counted = || gateway.server.pod().metrics.text().contains("collab_gateway_edit_delivery_seconds_count 1\n");
+    let counted = async {
+        while !is_counted() {
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::time::timeout(crate::harness::PATIENCE, counted).await.expect("counted");
+}
+
+#[tokio::test]
 async fn too_many_edits_before_the_join_are_refused_together() {
     let gateway = Gateway::alone().await;
     let mut ann = Client::connected(&gateway, "ann", "a1").await;

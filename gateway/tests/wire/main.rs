@@ -19,6 +19,7 @@ mod refusals;
 #[path = "../signers/mod.rs"]
 mod signers;
 mod slow;
+mod stored;
 mod tls;
 mod upgrade;
 #[path = "../web/mod.rs"]

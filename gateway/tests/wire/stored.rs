@@ -1,0 +1,47 @@
+//! What is stored and cannot be read: the document is closed rather than guessed at, and nobody hangs.
+
+use collab_gateway::store::{NewEntry, Store};
+use document::Identity;
+use serde_json::json;
+
+use crate::harness::{Client, Gateway};
+
+/// Appends bytes to the log of document d, as another pod does.
+async fn append(gateway: &Gateway, bytes: &'static str) {
+    let store = Store::Memory(gateway.store.clone());
+    let head = store.open("d").await.unwrap().unwrap().head;
+    let identity = Identity { id: "newer".into(), seq: 1, by_gateway: false };
+    let entry = NewEntry { identity, owner: "eve".into(), base: head.version, bytes: bytes.into() };
+    store.commit("d", &head, 0, &[entry]).await.unwrap();
+}
+
+#[tokio::test]
+async fn an_entry_of_a_newer_version_closes_the_document_and_no_other() {
+    for bytes in [r#"[2,1,{"newer":true}]"#, r#"[1,2,["c",1,0],"c","u","s",0,[]]"#, "rubbish"] {
+        let gateway = Gateway::alone().await;
+        let (mut ann, joined) = Client::joined(&gateway, "ann", "a1", "d").await;
+        ann.join(json!("other")).await;
+        append(&gateway, bytes).await;
+        assert_eq!(ann.event("rejoin").await, json!({"documentId": "d"}));
+        // Of the session that is over: left without an answer, for its client sends it again after a join.
+        let edit = json!({"documentId": "d", "version": 0, "seq": 1, "session": joined["session"], "ops": []});
+        ann.send(&format!("4277{}", json!(["edit", edit]))).await;
+        ann.send(r#"4278["join-document","d"]"#).await;
+        let answer = ann.text().await;
+        assert!(answer.starts_with("4378[") && answer.contains("JOIN_FAILED"), "{bytes}: {answer}");
+        let edit = json!({"documentId": "other", "version": 0, "ops": [{"insert": "x"}]});
+        assert_eq!(ann.ask("edit", edit).await, json!({"version": 1}), "{bytes}");
+    }
+}
+
+#[tokio::test]
+async fn the_text_of_the_application_seeds_a_document_once() {
+    let gateway = Gateway::alone().await;
+    gateway.store.set("doc:d:content", Some("A text\nof two lines 😀"));
+    let (_, joined) = Client::joined(&gateway, "ann", "a1", "d").await;
+    assert_eq!((&joined["content"], &joined["version"]), (&json!("A text\nof two lines 😀"), &json!(0)));
+    // Read once: what the application writes later is not this document any more.
+    gateway.store.set("doc:d:content", Some("another"));
+    let (_, joined) = Client::joined(&gateway, "ann", "a2", "d").await;
+    assert_eq!(joined["content"], "A text\nof two lines 😀");
+}

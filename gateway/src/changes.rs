@@ -18,7 +18,7 @@ use tokio::{
 
 use crate::{
     bus::ServerWide,
-    directory::{Directory, Known},
+    directory::{Directory, Known, Word},
     documents::Documents,
     outbox::Ending,
     registry::Registry,
@@ -41,23 +41,25 @@ pub(crate) async fn hear(
 ) {
     let mut looks = JoinSet::new();
     loop {
-        let change = tokio::select! {
+        let (change, word) = tokio::select! {
             Some(_) = looks.join_next() => continue,
             // What the directory found out by itself is not to be forgotten.
-            Some(change) = news.recv() => change,
-            heard = said.recv() => {
-                let change = match heard {
-                    Ok(ServerWide::Claim(_)) => continue,
-                    Ok(ServerWide::Changed(change)) => change,
-                    // Anything may have been said.
-                    Ok(ServerWide::Missed) | Err(RecvError::Lagged(_)) => Change::default(),
-                    Err(RecvError::Closed) => return,
-                };
-                directory.forget(&change);
-                change
+            Some(change) = news.recv() => (change, Word::Named),
+            heard = said.recv() => match heard {
+                Ok(ServerWide::Claim(_)) => continue,
+                Ok(ServerWide::Changed(change)) => {
+                    directory.forget(&change);
+                    let word = if change == Change::default() { Word::Anything } else { Word::Named };
+                    (change, word)
+                }
+                Ok(ServerWide::Missed) | Err(RecvError::Lagged(_)) => {
+                    directory.doubt();
+                    (Change::default(), Word::Unheard)
+                }
+                Err(RecvError::Closed) => return,
             }
         };
-        documents.access_changed(change.document_id.as_deref(), change.user_id.as_ref());
+        documents.access_changed(change.document_id.as_deref(), change.user_id.as_ref(), word);
         let Some(user_id) = change.user_id.filter(|_| change.document_id.is_none()) else { continue };
         if looks.len() < CHANGED_MAX {
             let (directory, documents, registry) = (directory.clone(), documents.clone(), registry.clone());

@@ -325,8 +325,8 @@ impl Task {
                 self.left.extend(leaving);
                 flow
             }
-            Mail::AccessChanged { user_id, is_said } => {
-                self.access_changed(user_id, is_said);
+            Mail::AccessChanged { user_id, word } => {
+                self.access_changed(user_id, word);
                 Ok(())
             }
             Mail::IsHere { connection, answer } => {

@@ -19,7 +19,7 @@ use tracing::Span;
 use crate::{
     budget::{Budget, Charge, Use},
     bus::Bus,
-    directory::Directory,
+    directory::{Directory, Word},
     document_task,
     lease::Lease,
     metrics::Metrics,
@@ -83,8 +83,8 @@ pub(crate) enum Mail {
     /// An access may have changed: this user's, or anybody's.
     AccessChanged {
         user_id: Option<Arc<str>>,
-        /// Somebody said so of this document or this user.
-        is_said: bool,
+        /// How that is known.
+        word: Word,
     },
     /// Say whether this connection is in the document, or joins it.
     IsHere { connection: ConnectionId, answer: oneshot::Sender<bool> },
@@ -129,7 +129,7 @@ impl Documents {
     }
 
     /// Has accesses read again: of one document or of all that are open, of one user or of everybody in them.
-    pub fn access_changed(&self, document_id: Option<&str>, user_id: Option<&Arc<str>>) {
+    pub(crate) fn access_changed(&self, document_id: Option<&str>, user_id: Option<&Arc<str>>, word: Word) {
         let mailboxes: Vec<_> = {
             let open = self.inner.open();
             match document_id {
@@ -137,9 +137,8 @@ impl Documents {
                 None => open.values().cloned().collect(),
             }
         };
-        let is_said = document_id.is_some() || user_id.is_some();
         for mailbox in mailboxes {
-            let mail = Mail::AccessChanged { user_id: user_id.cloned(), is_said };
+            let mail = Mail::AccessChanged { user_id: user_id.cloned(), word };
             // A document that has closed has nobody in it. One that is swamped must not keep the word from the others.
             if let Err(mpsc::error::TrySendError::Full(mail)) = mailbox.try_send(mail) {
                 tokio::spawn(async move { mailbox.send(mail).await });

@@ -41,6 +41,23 @@ pub struct Limited {
     pub event: &'static str,
 }
 
+/// What became of a request to a webhook: `found`, `not_found`, `late`, `failed`, `status`, `unreadable`, `crowded` (too
+/// many waited for their turn) or `given_up` (nobody waits for it any more).
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct WebhookOutcome {
+    /// `users` or `access`.
+    pub hook: &'static str,
+    /// From a fixed set in the code.
+    pub outcome: &'static str,
+}
+
+/// What became of a fetch of the key set: `changed`, `unchanged` or `failed`.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct FetchOutcome {
+    /// From a fixed set in the code.
+    pub outcome: &'static str,
+}
+
 /// Counters that all parts of the process share. Cloning is cheap.
 #[derive(Debug, Clone)]
 pub struct Metrics {
@@ -59,6 +76,12 @@ pub struct Metrics {
     pub connects_held: Counter,
     /// Those that are held now.
     pub connects_waiting: Gauge,
+    /// Requests to webhooks.
+    pub webhook_requests: Family<WebhookOutcome, Counter>,
+    /// From a request's turn to its answer.
+    pub webhook_seconds: Histogram,
+    /// Fetches of the key set.
+    pub key_set_fetches: Family<FetchOutcome, Counter>,
     /// Cursors, typing signals and joins that came too fast.
     pub rate_limited: Family<Limited, Counter>,
     /// Bytes that clients make the pod hold.
@@ -110,6 +133,9 @@ impl Default for Metrics {
             connections_refused: Family::default(),
             connects_held: Counter::default(),
             connects_waiting: Gauge::default(),
+            webhook_requests: Family::default(),
+            webhook_seconds: histogram(),
+            key_set_fetches: Family::default(),
             rate_limited: Family::default(),
             held_bytes: Family::default(),
             overloaded: Family::default(),
@@ -137,6 +163,9 @@ impl Default for Metrics {
         registry.register("connections_refused", "Connections refused, by reason", m.connections_refused.clone());
         registry.register("connects_held", "CONNECTs held for an answer about them", m.connects_held.clone());
         registry.register("connects_waiting", "CONNECTs that are held now", m.connects_waiting.clone());
+        registry.register("webhook_requests", "Requests to webhooks, by outcome", m.webhook_requests.clone());
+        registry.register("webhook_seconds", "A webhook's time to answer", m.webhook_seconds.clone());
+        registry.register("key_set_fetches", "Fetches of the key set, by outcome", m.key_set_fetches.clone());
         registry.register("rate_limited", "Events refused for their rate", m.rate_limited.clone());
         registry.register("held_bytes", "Bytes held for clients, by use", m.held_bytes.clone());
         registry.register("overloaded", "What was put off or ended for memory", m.overloaded.clone());
@@ -171,6 +200,16 @@ impl Metrics {
     /// Counts what memory that is used up did.
     pub fn overload(&self, what: &'static str) {
         self.overloaded.get_or_create(&Overloaded { what }).inc();
+    }
+
+    /// Counts a request to a webhook.
+    pub fn webhook(&self, hook: &'static str, outcome: &'static str) {
+        self.webhook_requests.get_or_create(&WebhookOutcome { hook, outcome }).inc();
+    }
+
+    /// Counts a fetch of the key set.
+    pub fn key_set_fetch(&self, outcome: &'static str) {
+        self.key_set_fetches.get_or_create(&FetchOutcome { outcome }).inc();
     }
 
     /// The text that Prometheus scrapes.

@@ -119,8 +119,8 @@ pub async fn start(config: &Config, live: watch::Receiver<Live>) -> anyhow::Resu
 pub async fn assemble(config: &Config, live: watch::Receiver<Live>, backend: Backend) -> anyhow::Result<Running> {
     let Backend { store, bus, trust } = backend;
     let metrics = Metrics::default();
-    let authenticator = Authenticator::new(&config.jwt).context("the keys of tokens")?;
-    let (directory, news) = Directory::new(store.clone(), trust, config.demo, &config.webhooks)?;
+    let authenticator = Authenticator::new(&config.jwt, &metrics).context("the keys of tokens")?;
+    let (directory, news) = Directory::new(store.clone(), trust, config.demo, &config.webhooks, &metrics)?;
     let lease = Lease::start(store.clone());
     let tickets = Tickets::new(config.resume_key_file.as_deref()).context("--resume-key-file")?;
     let budget = Budget::new(config.live.max_buffer_bytes, &metrics);

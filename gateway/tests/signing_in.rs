@@ -274,6 +274,24 @@ async fn whose_access_changed_and_cannot_be_read_is_let_go_and_nobody_else() {
 }
 
 #[tokio::test]
+async fn a_word_that_may_have_been_missed_makes_everything_be_asked_again_and_lets_nobody_go() {
+    let web = Web::start().await;
+    let access = "/documents/d/access/ann";
+    web.says(access, 200, "write");
+    let (server, one, _two) = stage(Engine::Redis, &["--access-url", &web.url("")]).await.unwrap();
+    let mut ann = one.joined("ann").await;
+    web.says(access, 500, "");
+    let asked = web.asked(access);
+    servers::run(&mut server.client().await, &["CLIENT", "KILL", "TYPE", "pubsub"]).await;
+    web.until_asked(access, asked + 8).await;
+    assert_eq!(ann.ask("edit", insert(0, "x")).await, json!({"version": 1}));
+    // By what is remembered.
+    assert_eq!(one.connected("ann").await.join(json!("d")).await["role"], "write");
+    web.says(access, 200, "read");
+    assert_eq!(ann.event("access-changed").await["role"], "read");
+}
+
+#[tokio::test]
 async fn what_the_directory_told_one_pod_serves_the_others_for_an_hour_unless_it_changed() {
     let web = Web::start().await;
     web.says("/users/cid", 200, r#"{"name":"Cid"}"#);

@@ -23,6 +23,7 @@ use super::{
 use crate::{
     config::{Jwt, LOOK_INTERVAL},
     http_client::{Answer, HttpClient, Limit},
+    metrics::Metrics,
 };
 
 /// A key set is fetched again after a time between these, so that pods do not ask together.
@@ -73,6 +74,7 @@ pub(super) struct Keeper {
     secret_files: Vec<PathBuf>,
     public_file: Option<PathBuf>,
     jwks_url: Option<Uri>,
+    metrics: Metrics,
     wanted: Notify,
     /// When the newest of the unknown keys was asked for first.
     wanted_at: Mutex<Option<Instant>>,
@@ -82,7 +84,7 @@ pub(super) struct Keeper {
 
 impl Keeper {
     /// Reads the files; without any, a random secret that lives as long as the process.
-    pub(super) fn new(jwt: &Jwt) -> std::io::Result<Keeper> {
+    pub(super) fn new(jwt: &Jwt, metrics: Metrics) -> std::io::Result<Keeper> {
         let secrets =
             if jwt.secret_files.is_empty() { vec![random_secret()?] } else { keys::secrets(&jwt.secret_files)? };
         let public = match &jwt.public_key_file {
@@ -99,6 +101,7 @@ impl Keeper {
             secret_files: jwt.secret_files.clone(),
             public_file: jwt.public_key_file.clone(),
             jwks_url: jwt.jwks_url.clone(),
+            metrics,
             wanted: Notify::new(),
             wanted_at: Mutex::default(),
             asked: moka::sync::Cache::builder().max_capacity(ASKED_MAX).time_to_live(ASKED_LIFE).build(),
@@ -202,12 +205,14 @@ impl Keeper {
                     }
                     let is_news = set.body != last;
                     last = set.body;
+                    self.metrics.key_set_fetch(if is_news { "changed" } else { "unchanged" });
                     pause = if is_news { PAUSE_MIN } else { (pause * 2).min(PAUSE_MAX) };
                     retry = RETRY_MIN;
                     self.fetched(set.keys, asked_at, is_news);
                     Duration::from_secs(rand::random_range(REFRESH_S))
                 }
                 Err(why) => {
+                    self.metrics.key_set_fetch("failed");
                     tracing::warn!("the key set cannot be fetched, the keys that were known stay: {why}");
                     let wait = retry.mul_f64(rand::random_range(0.5..1.0));
                     let is_awaited = matches!(self.keys().remote, Remote::Awaited);

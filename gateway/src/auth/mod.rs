@@ -26,7 +26,7 @@ use self::{
     keys::Key,
     verified::Verified,
 };
-use crate::{clock::unix_s, config::Jwt};
+use crate::{clock::unix_s, config::Jwt, metrics::Metrics};
 
 /// Clocks of the signing application and of this pod may differ by this much.
 pub const LEEWAY_SECONDS: u64 = 30;
@@ -124,9 +124,9 @@ impl Authenticator {
     ///
     /// # Errors
     /// When a file cannot be read, or no randomness can be had.
-    pub fn new(jwt: &Jwt) -> std::io::Result<Self> {
+    pub fn new(jwt: &Jwt, metrics: &Metrics) -> std::io::Result<Self> {
         let inner = Inner {
-            keeper: Keeper::new(jwt)?,
+            keeper: Keeper::new(jwt, metrics.clone())?,
             rules: Rules { issuer: jwt.issuer.clone(), audience: jwt.audience.clone() },
             verified: Verified::new(),
             checks: Semaphore::new(std::thread::available_parallelism().map_or(1, usize::from)),

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use serde_json::{Value, json};
 
 use super::{Authenticator, Claims, Denial, NoClaims, Verified, jwks, keys};
-use crate::config::Jwt;
+use crate::{config::Jwt, metrics::Metrics};
 
 #[path = "../../tests/signers/mod.rs"]
 mod signers;
@@ -26,12 +26,13 @@ fn jwt(folder: &tempfile::TempDir, secrets: &[&str], public: Option<&str>) -> Jw
 fn authenticator(secrets: &[&str], issuer: Option<&str>, audience: Option<&str>) -> Authenticator {
     let folder = tempfile::tempdir().expect("a temporary folder");
     let (issuer, audience) = (issuer.map(Into::into), audience.map(Into::into));
-    Authenticator::new(&Jwt { issuer, audience, ..jwt(&folder, secrets, None) }).expect("reads the secrets")
+    Authenticator::new(&Jwt { issuer, audience, ..jwt(&folder, secrets, None) }, &Metrics::default())
+        .expect("reads the secrets")
 }
 
 fn with_public(pem: &str) -> Authenticator {
     let folder = tempfile::tempdir().expect("a temporary folder");
-    Authenticator::new(&jwt(&folder, &["s"], Some(pem))).expect("reads the keys")
+    Authenticator::new(&jwt(&folder, &["s"], Some(pem)), &Metrics::default()).expect("reads the keys")
 }
 
 fn token(secret: &str, claims: &Value) -> String {

@@ -75,5 +75,5 @@ fn change(message: &Bytes) -> Option<ServerWide> {
     if decoded.is_none() {
         tracing::warn!("a message on {CHANGED_CHANNEL} that cannot be read: everything is read again");
     }
-    Some(decoded.map_or(ServerWide::Missed, ServerWide::Changed))
+    Some(ServerWide::Changed(decoded.unwrap_or_default()))
 }

@@ -5,7 +5,7 @@
 //! for again.
 
 use std::{
-    collections::HashMap,
+    collections::{HashMap, VecDeque},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
@@ -23,7 +23,7 @@ pub(super) const FRESH: Duration = Duration::from_secs(60);
 /// One that is older than this is given and asked for again behind the caller's back.
 const RECENT: Duration = Duration::from_secs(5);
 /// Preferred to no answer for this long (CONTRACT section 1).
-const STALE: Duration = Duration::from_secs(24 * 3600);
+pub(super) const STALE: Duration = Duration::from_secs(24 * 3600);
 /// Nobody waits longer for an answer.
 const PATIENCE: Duration = Duration::from_secs(8);
 /// After a failure a stale answer is given at once for this long, so that a source that hangs costs one client its time
@@ -33,6 +33,8 @@ const AILING: Duration = Duration::from_secs(5);
 const PAUSE: Duration = Duration::from_millis(100);
 /// Changes that are remembered one by one; beyond it everything counts as changed.
 const MARKS_MAX: usize = 10_000;
+/// Times at which anything was said to change that are told apart; beyond it the earlier of two counts for both.
+const UNSETTLED_MAX: usize = 64;
 /// Questions under way; beyond it they are put without being shared.
 const FLIGHTS_MAX: usize = 50_000;
 
@@ -50,7 +52,7 @@ type Flying<V> = BoxFuture<'static, Result<Asked<V>, StoreError>>;
 pub(super) enum Wish {
     /// On an answer of the last minute.
     Recent,
-    /// On what the source says now.
+    /// On what the source says now, or on nothing: what is remembered is no answer.
     Now,
 }
 
@@ -73,8 +75,8 @@ struct Inner<V> {
     state: Mutex<State<V>>,
     /// A no is relied on for this long.
     fresh_no: Duration,
-    /// Whether an answer may be used, if there is no better one, though anything may have changed since.
-    survives_all: bool,
+    /// How long an answer may be used, if there is no better one, after it was said that anything may have changed.
+    doubtful: Duration,
 }
 
 #[derive(Clone)]
@@ -89,6 +91,10 @@ struct State<V> {
     /// Numbers questions and changes in their order.
     last: u64,
     everything_changed: u64,
+    /// Answers to questions up to this number are worth nothing any more.
+    settled: u64,
+    /// When it was said that anything may have changed, by number; those that are long enough ago are in `settled`.
+    unsettled: VecDeque<(u64, Instant)>,
     changed: HashMap<Arc<str>, u64>,
     flights: HashMap<(Arc<str>, Wish), Flight<V>>,
     ailing_until: Option<Instant>,
@@ -108,23 +114,25 @@ pub(super) struct Question {
 
 impl<V: Clone + PartialEq + Send + Sync + 'static> Memory<V> {
     /// Of at most so many answers.
-    pub(super) fn new(entries_max: u64, fresh_no: Duration, survives_all: bool) -> Memory<V> {
+    pub(super) fn new(entries_max: u64, fresh_no: Duration, doubtful: Duration) -> Memory<V> {
         let state = State {
             last: 0,
             everything_changed: 0,
+            settled: 0,
+            unsettled: VecDeque::new(),
             changed: HashMap::new(),
             flights: HashMap::new(),
             ailing_until: None,
         };
         let entries = moka::sync::Cache::builder().max_capacity(entries_max).time_to_live(STALE).build();
-        Memory { inner: Arc::new(Inner { entries, state: Mutex::new(state), fresh_no, survives_all }) }
+        Memory { inner: Arc::new(Inner { entries, state: Mutex::new(state), fresh_no, doubtful }) }
     }
 
     /// The answer, from memory as far as the wish allows. `differs` is called if an answer that was given from memory
     /// turns out to be old.
     ///
     /// # Errors
-    /// When there is no answer, not even a stale one.
+    /// When there is no answer, not even a stale one where that is enough.
     pub(super) async fn get(
         &self,
         question: &Question,
@@ -140,9 +148,8 @@ impl<V: Clone + PartialEq + Send + Sync + 'static> Memory<V> {
             }
             return Ok(entry.answer);
         }
-        if self.is_ailing()
-            && let Some(entry) = self.stale(question)
-        {
+        let is_ailing = self.is_ailing();
+        if is_ailing && let Some(entry) = self.stale(question, wish) {
             self.ask_behind(question, ask, entry.answer.clone(), differs);
             return Ok(entry.answer);
         }
@@ -161,10 +168,12 @@ impl<V: Clone + PartialEq + Send + Sync + 'static> Memory<V> {
                 Ok(_) if Instant::now() < by => {}
                 Ok(_) => return Err(StoreError::Unavailable("it changes faster than it can be asked for".into())),
                 Err(error) => {
-                    if let Some(entry) = self.stale(question) {
+                    if let Some(entry) = self.stale(question, wish) {
                         return Ok(entry.answer);
                     }
-                    if !error.is_passing() || Instant::now() + pause >= by {
+                    // Whoever must know comes again by himself; a source in trouble is not helped by more questions.
+                    let comes_again = wish == Wish::Now && is_ailing;
+                    if comes_again || !error.is_passing() || Instant::now() + pause >= by {
                         return Err(error);
                     }
                     sleep(pause.mul_f64(rand::random_range(0.5..1.0))).await;
@@ -189,8 +198,21 @@ impl<V: Clone + PartialEq + Send + Sync + 'static> Memory<V> {
         }
     }
 
-    /// Anything may have changed.
+    /// It was said that anything may have changed.
     pub(super) fn forget_all(&self) {
+        let mut state = self.inner.state();
+        state.last += 1;
+        state.everything_changed = state.last;
+        let now = state.last;
+        let is_full = state.unsettled.len() >= UNSETTLED_MAX;
+        match state.unsettled.back_mut() {
+            Some((number, _)) if is_full => *number = now,
+            Some(_) | None => state.unsettled.push_back((now, Instant::now())),
+        }
+    }
+
+    /// Something may have been said and was not heard: everything is asked for again, and counts until it is answered.
+    pub(super) fn doubt_all(&self) {
         let mut state = self.inner.state();
         state.last += 1;
         state.everything_changed = state.last;
@@ -208,14 +230,14 @@ impl<V: Clone + PartialEq + Send + Sync + 'static> Memory<V> {
     }
 
     /// An answer that is better than none; a stale no is none, because it would be a statement about the user.
-    fn stale(&self, question: &Question) -> Option<Entry<V>> {
+    fn stale(&self, question: &Question, wish: Wish) -> Option<Entry<V>> {
+        if wish == Wish::Now {
+            return None;
+        }
         let entry = self.inner.entries.get(&question.key)?;
-        let state = self.inner.state();
-        let counts = if self.inner.survives_all {
-            !state.is_named(question, entry.number)
-        } else {
-            state.counts(question, entry.number)
-        };
+        let mut state = self.inner.state();
+        state.settle(self.inner.doubtful);
+        let counts = entry.number > state.settled && !state.is_named(question, entry.number);
         (counts && entry.answer.is_some() && entry.at.elapsed() < STALE).then_some(entry)
     }
 
@@ -315,6 +337,14 @@ impl<V: Clone + Send + Sync + 'static> Inner<V> {
 }
 
 impl<V> State<V> {
+    /// Nothing counts any more that was asked before anything was said to change so long ago.
+    fn settle(&mut self, doubtful: Duration) {
+        while let Some((number, _)) = self.unsettled.front().filter(|(_, at)| at.elapsed() >= doubtful) {
+            self.settled = *number;
+            self.unsettled.pop_front();
+        }
+    }
+
     /// Whether no change was heard since the question of this number.
     fn counts(&self, question: &Question, number: u64) -> bool {
         number > self.everything_changed && !self.is_named(question, number)

@@ -7,6 +7,7 @@
 mod memory;
 mod shared;
 mod webhook;
+mod word;
 
 use std::{sync::Arc, time::Duration};
 
@@ -17,15 +18,17 @@ use protocol::Change;
 use serde::Deserialize;
 use tokio::{sync::mpsc, time::timeout};
 
+pub(crate) use self::word::{ANYTHING_MAX, Word};
 use self::{
     memory::{Ask, Asked, Memory, Question, Wish},
     shared::Shared,
-    webhook::{ToldUser, Webhook},
+    webhook::{Hook, ToldUser, Webhook},
 };
 use crate::{
     auth::{Claims, DEMO_PREFIX},
     clock::unix_ms,
     http_client::HttpClient,
+    metrics::Metrics,
     store::{Store, StoreError},
 };
 
@@ -106,16 +109,23 @@ impl Directory {
     ///
     /// # Errors
     /// When this build cannot make requests, which would be a bug.
-    pub fn new(store: Store, trust: Trust, demo: bool, urls: &Urls) -> anyhow::Result<(Self, mpsc::Receiver<Change>)> {
+    pub fn new(
+        store: Store,
+        trust: Trust,
+        demo: bool,
+        urls: &Urls,
+        metrics: &Metrics,
+    ) -> anyhow::Result<(Self, mpsc::Receiver<Change>)> {
         let client = match urls {
             Urls { users: None, access: None } => None,
             Urls { .. } => Some(HttpClient::new()?),
         };
-        let webhook = |flag, url: &Option<Uri>| {
-            url.as_ref().zip(client.clone()).map(|(url, client)| Arc::new(Webhook::new(flag, url, client)))
+        let webhook = |hook, url: &Option<Uri>| {
+            let webhook = |(url, client)| Arc::new(Webhook::new(hook, url, client, metrics.clone()));
+            url.as_ref().zip(client.clone()).map(webhook)
         };
         let shared = Arc::new(Shared::new(store.clone()));
-        let ask_user: AskUser = match webhook("--user-directory-url", &urls.users) {
+        let ask_user: AskUser = match webhook(Hook::Users, &urls.users) {
             Some(webhook) => {
                 let (store, shared) = (store.clone(), Arc::clone(&shared));
                 Box::new(move |id| {
@@ -135,13 +145,13 @@ impl Directory {
                 })
             }
         };
-        let roles =
-            webhook("--access-url", &urls.access).map(|webhook| (Memory::new(ROLES_MAX, FRESH_NO, false), webhook));
+        let roles = webhook(Hook::Access, &urls.access)
+            .map(|webhook| (Memory::new(ROLES_MAX, FRESH_NO, ANYTHING_MAX), webhook));
         let by_claims = trust != Trust::Keys && urls.users.is_none();
         let (news, heard) = mpsc::channel(NEWS_MAX);
         // A key is read again at no cost.
         let fresh_no = if urls.users.is_some() { FRESH_NO } else { Duration::ZERO };
-        let users = Memory::new(USERS_MAX, fresh_no, true);
+        let users = Memory::new(USERS_MAX, fresh_no, memory::STALE);
         let inner = Inner {
             store,
             trust,
@@ -207,6 +217,17 @@ impl Directory {
                 shared.forget(None);
             }
         }
+    }
+
+    /// Something may have been said and was not heard: everything is asked for again, and what is remembered counts as long
+    /// as nobody answers.
+    pub fn doubt(&self) {
+        let Inner { users, roles, shared, .. } = &*self.inner;
+        if let Some((roles, _)) = roles {
+            roles.doubt_all();
+        }
+        users.doubt_all();
+        shared.forget(None);
     }
 
     /// Takes away what other pods would read of a user who changed. Best effort: they were told too.

@@ -3,7 +3,7 @@
 //! In: ids. Out: what the application says, or that it does not answer. Only 404 says that there is nothing: whatever else
 //! goes wrong is no statement about anybody. One attempt; whoever needs more makes more.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use document::Role;
 use hyper::{StatusCode, Uri};
@@ -13,7 +13,8 @@ use serde_json::Value;
 use tokio::{sync::Semaphore, time::timeout};
 
 use crate::{
-    http_client::{HttpClient, Limit},
+    http_client::{HttpClient, Limit, NoAnswer},
+    metrics::Metrics,
     store::StoreError,
 };
 
@@ -26,12 +27,20 @@ const TURN: Duration = Duration::from_secs(6);
 /// RFC 3986's unreserved characters stay as they are.
 const ESCAPED: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~');
 
+/// Which of the application's webhooks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Hook {
+    Users,
+    Access,
+}
+
 /// One webhook.
 pub(super) struct Webhook {
-    flag: &'static str,
+    hook: Hook,
     url: String,
     client: HttpClient,
     turns: Semaphore,
+    metrics: Metrics,
 }
 
 /// A user as the application tells it.
@@ -43,10 +52,10 @@ pub(super) struct ToldUser {
 }
 
 impl Webhook {
-    /// At this URL, which that flag gave.
-    pub(super) fn new(flag: &'static str, url: &Uri, client: HttpClient) -> Webhook {
+    /// At this URL.
+    pub(super) fn new(hook: Hook, url: &Uri, client: HttpClient, metrics: Metrics) -> Webhook {
         let url = url.to_string().trim_end_matches('/').to_owned();
-        Webhook { flag, url, client, turns: Semaphore::new(REQUESTS_MAX) }
+        Webhook { hook, url, client, turns: Semaphore::new(REQUESTS_MAX), metrics }
     }
 
     /// `GET <url>/users/<id>`.
@@ -55,19 +64,7 @@ impl Webhook {
     /// Passing: when the application gives no answer that can be read.
     pub(super) async fn user(&self, user_id: &str) -> Result<Option<ToldUser>, StoreError> {
         let Some(id) = segment(user_id) else { return Ok(None) };
-        let Some(body) = self.ask(&format!("/users/{id}")).await? else { return Ok(None) };
-        let told: ToldUser =
-            serde_json::from_slice(&body).map_err(|error| self.away(&format!("its answer is no user: {error}")))?;
-        let is_the_one = match &told.id {
-            None | Some(Value::Null) => true,
-            Some(Value::String(id)) => id == user_id,
-            Some(Value::Number(id)) => id.to_string() == user_id,
-            Some(Value::Bool(_) | Value::Array(_) | Value::Object(_)) => false,
-        };
-        if !is_the_one {
-            return Err(self.away("its answer is about another user"));
-        }
-        Ok(Some(told))
+        self.ask(&format!("/users/{id}"), |body| told_user(body, user_id)).await
     }
 
     /// `GET <url>/documents/<id>/access/<userId>`: `{"role": "write"}`, or the bare word as access keys hold it.
@@ -76,25 +73,102 @@ impl Webhook {
     /// Passing: when the application gives no answer that can be read.
     pub(super) async fn role(&self, document_id: &str, user_id: &str) -> Result<Option<Role>, StoreError> {
         let (Some(document), Some(user)) = (segment(document_id), segment(user_id)) else { return Ok(None) };
-        let Some(body) = self.ask(&format!("/documents/{document}/access/{user}")).await? else { return Ok(None) };
-        role(&body).map(Some).ok_or_else(|| self.away("its answer is no role: write, comment or read"))
+        let read = |body: &[u8]| role(body).ok_or_else(|| "its answer is no role: write, comment or read".to_owned());
+        self.ask(&format!("/documents/{document}/access/{user}"), read).await
     }
 
-    async fn ask(&self, path: &str) -> Result<Option<bytes::Bytes>, StoreError> {
-        let url = format!("{}{path}", self.url).parse().map_err(|_| self.away("no URL"))?;
+    /// Asks for a path and counts what came of it.
+    async fn ask<T>(&self, path: &str, read: impl FnOnce(&[u8]) -> Result<T, String>) -> Result<Option<T>, StoreError> {
+        let mut counted = Counted { webhook: self, outcome: "given_up" };
+        let (result, outcome) = match self.request(path).await {
+            Ok(None) => (Ok(None), "not_found"),
+            Ok(Some(body)) => match read(&body) {
+                Ok(answer) => (Ok(Some(answer)), "found"),
+                Err(why) => (Err(why), "unreadable"),
+            },
+            Err(trouble) => (Err(trouble.to_string()), trouble.outcome()),
+        };
+        counted.outcome = outcome;
+        result.map_err(|why| StoreError::Unavailable(format!("{}: {why}", self.hook.flag())))
+    }
+
+    async fn request(&self, path: &str) -> Result<Option<bytes::Bytes>, Trouble> {
+        let url = format!("{}{path}", self.url).parse().map_err(|_| NoAnswer::Failed("no URL".into()))?;
         let turn = timeout(TURN, self.turns.acquire()).await;
-        let Ok(Ok(_turn)) = turn else { return Err(self.away("too many requests wait for it")) };
-        let answer = self.client.get(url, LIMIT).await.map_err(|error| self.away(&error.to_string()))?;
+        let Ok(Ok(_turn)) = turn else { return Err(Trouble::Crowded) };
+        let start = Instant::now();
+        let answer = self.client.get(url, LIMIT).await;
+        self.metrics.webhook_seconds.observe(start.elapsed().as_secs_f64());
+        let answer = answer?;
         match answer.status {
             StatusCode::OK => Ok(Some(answer.body)),
             StatusCode::NOT_FOUND => Ok(None),
-            status => Err(self.away(&format!("it answered {status}"))),
+            status => Err(Trouble::Status(status)),
+        }
+    }
+}
+
+impl Hook {
+    /// The flag that gave its URL.
+    fn flag(self) -> &'static str {
+        match self {
+            Hook::Users => "--user-directory-url",
+            Hook::Access => "--access-url",
         }
     }
 
-    fn away(&self, why: &str) -> StoreError {
-        StoreError::Unavailable(format!("{}: {why}", self.flag))
+    fn label(self) -> &'static str {
+        match self {
+            Hook::Users => "users",
+            Hook::Access => "access",
+        }
     }
+}
+
+/// Why there is no answer.
+#[derive(Debug, thiserror::Error)]
+enum Trouble {
+    #[error("too many requests wait for it")]
+    Crowded,
+    #[error("it answered {0}")]
+    Status(StatusCode),
+    #[error(transparent)]
+    Unheard(#[from] NoAnswer),
+}
+
+impl Trouble {
+    fn outcome(&self) -> &'static str {
+        match self {
+            Trouble::Crowded => "crowded",
+            Trouble::Status(_) => "status",
+            Trouble::Unheard(NoAnswer::Late(_)) => "late",
+            Trouble::Unheard(NoAnswer::Large(_)) => "unreadable",
+            Trouble::Unheard(NoAnswer::Failed(_)) => "failed",
+        }
+    }
+}
+
+/// Counts a request when it ends, also one that nobody waits for any more.
+struct Counted<'a> {
+    webhook: &'a Webhook,
+    outcome: &'static str,
+}
+
+impl Drop for Counted<'_> {
+    fn drop(&mut self) {
+        self.webhook.metrics.webhook(self.webhook.hook.label(), self.outcome);
+    }
+}
+
+fn told_user(body: &[u8], user_id: &str) -> Result<ToldUser, String> {
+    let told: ToldUser = serde_json::from_slice(body).map_err(|error| format!("its answer is no user: {error}"))?;
+    let is_the_one = match &told.id {
+        None | Some(Value::Null) => true,
+        Some(Value::String(id)) => id == user_id,
+        Some(Value::Number(id)) => id.to_string() == user_id,
+        Some(Value::Bool(_) | Value::Array(_) | Value::Object(_)) => false,
+    };
+    if is_the_one { Ok(told) } else { Err("its answer is about another user".into()) }
 }
 
 /// An id as a part of a path. `None` for the two that mean another path, however they are written: they are nobody.

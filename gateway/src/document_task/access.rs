@@ -2,38 +2,56 @@
 //!
 //! In: joins and ends, words that an access changed, time. Out: futures that read roles; their answers become inputs of
 //! the document. A change that was heard voids every read that began before it, so that nobody gets in, or stays, by an
-//! answer that was on its way; and while nobody can say what a changed access is now, nothing more is told.
+//! answer that was on its way; and while nobody can say what an access is now, its user stays for as long as [`Word`]
+//! says and then no longer.
 
 use std::{
-    collections::{BTreeSet, HashMap},
+    collections::{BTreeMap, BTreeSet, HashMap},
     sync::Arc,
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 use document::{ConnectionId, Document, Input, Role};
+use tokio::time::Instant;
 
 use super::{Done, Flow, Task, Wanted};
-use crate::{document_io as io, outbox::Ending, store::StoreError, telemetry::within};
+use crate::{
+    directory::{ANYTHING_MAX, Word},
+    document_io as io,
+    outbox::Ending,
+    store::StoreError,
+    telemetry::within,
+};
 
 /// Without a word of a change an access is read again after this time (CONTRACT section 2).
 pub(super) const READ_AGAIN: Duration = Duration::from_secs(60);
-/// Between attempts while the store or the webhook does not answer.
-const RETRY: Duration = Duration::from_millis(500);
+/// Between attempts while the store or the webhook does not answer, twice as long each time: a pod with thousands of
+/// people must not ask an application in trouble more than it would ask a healthy one.
+const RETRY_MIN: Duration = Duration::from_millis(500);
+const RETRY_MAX: Duration = Duration::from_secs(8);
 
 /// A read that takes longer than this is made again; the second where somebody waits for it.
 const READ_TIMEOUT: Duration = Duration::from_secs(10);
 const SAID_TIMEOUT: Duration = Duration::from_secs(2);
-/// Whoever's access was said to have changed is let go after this time if nobody can tell what it is now: transports are
-/// closed, clients come back by themselves, and their joins wait for the answer.
-const UNSURE_MAX: Duration = Duration::from_secs(2);
+/// [`RETRY_MAX`] is reached before.
+const PAUSES_DOUBLED_MAX: u32 = 8;
+
+#[derive(Debug)]
+struct Here {
+    user_id: Arc<str>,
+    /// When the first join came, whether it is answered or not.
+    since: Instant,
+}
 
 /// Who has a connection here, and which reads count.
 #[derive(Debug, Default)]
 pub(super) struct Accesses {
-    users: HashMap<ConnectionId, Arc<str>>,
+    users: HashMap<ConnectionId, Here>,
     epoch: u64,
-    reading: BTreeSet<Arc<str>>,
-    /// Users whose access was said to have changed and was not read since.
+    /// Users whose access is being read, and how often that failed in a row.
+    reading: BTreeMap<Arc<str>, u32>,
+    /// Users whose access may have changed and could not be read since, and when they are let go: transports are closed,
+    /// clients come back by themselves, and their joins wait for the answer.
     unsure: HashMap<Arc<str>, Instant>,
 }
 
@@ -44,19 +62,34 @@ impl Accesses {
     }
 
     pub(super) fn arrived(&mut self, connection: ConnectionId, user_id: &Arc<str>) {
-        self.users.insert(connection, Arc::clone(user_id));
+        // Whoever joins again without having left is in by what was known when he came.
+        let here = || Here { user_id: Arc::clone(user_id), since: Instant::now() };
+        self.users.entry(connection).or_insert_with(here);
     }
 
     fn is_here(&self, user_id: &Arc<str>) -> bool {
-        self.users.values().any(|here| here == user_id)
+        self.users.values().any(|here| here.user_id == *user_id)
     }
 
     pub(super) fn user(&self, connection: ConnectionId) -> Option<&Arc<str>> {
-        self.users.get(&connection)
+        self.users.get(&connection).map(|here| &here.user_id)
     }
 
     pub(super) fn left(&mut self, connection: ConnectionId) {
         self.users.remove(&connection);
+    }
+
+    /// This user if here, or everybody who is.
+    fn who(&self, user_id: Option<&Arc<str>>) -> BTreeSet<Arc<str>> {
+        let here = self.users.values().map(|here| &here.user_id);
+        here.filter(|here| user_id.is_none_or(|user_id| *here == user_id)).cloned().collect()
+    }
+
+    /// Whoever cannot be told to be in is let go some time after this word, unless an earlier one says sooner.
+    fn is_unsure(&mut self, user_id: Arc<str>, word: Word) {
+        let until = Instant::now() + word.counts_for();
+        let earliest = self.unsure.entry(user_id).or_insert(until);
+        *earliest = until.min(*earliest);
     }
 
     /// Reads under way were given up.
@@ -76,13 +109,11 @@ impl Task {
         });
     }
 
-    pub(super) fn access_changed(&mut self, user_id: Option<Arc<str>>, is_said: bool) {
+    pub(super) fn access_changed(&mut self, user_id: Option<Arc<str>>, word: Word) {
         self.access.epoch += 1;
-        if is_said && self.inner.parts.directory.has_roles() {
-            let now = Instant::now();
-            let changed = self.access.users.values().filter(|here| user_id.as_ref().is_none_or(|id| *here == id));
-            for here in changed.cloned().collect::<BTreeSet<_>>() {
-                self.access.unsure.entry(here).or_insert(now);
+        if word != Word::Unheard && self.inner.parts.directory.has_roles() {
+            for here in self.access.who(user_id.as_ref()) {
+                self.access.is_unsure(here, word);
             }
         }
         self.read_accesses(user_id.as_ref());
@@ -93,11 +124,10 @@ impl Task {
         if !self.inner.parts.directory.has_roles() {
             return;
         }
-        let here: BTreeSet<Arc<str>> =
-            self.access.users.values().filter(|here| user_id.is_none_or(|user_id| *here == user_id)).cloned().collect();
-        for user_id in here {
+        for user_id in self.access.who(user_id) {
             // One that is being read is read again when its answer turns out to be old.
-            if self.access.reading.insert(user_id.clone()) {
+            if !self.access.reading.contains_key(&user_id) {
+                self.access.reading.insert(Arc::clone(&user_id), 0);
                 self.read_access(user_id, Duration::ZERO);
             }
         }
@@ -122,10 +152,19 @@ impl Task {
             }
             Err(error) => {
                 tracing::debug!(document = %self.id, %error, "an access cannot be read");
-                if self.access.unsure.get(&user_id).is_some_and(|since| since.elapsed() >= UNSURE_MAX) {
-                    self.let_go(&user_id);
+                self.access.is_unsure(Arc::clone(&user_id), Word::Unheard);
+                let until = self.access.unsure.get(&user_id).copied();
+                let left = until.map_or(RETRY_MAX, |until| until.saturating_duration_since(Instant::now()));
+                if let Some(until) = until.filter(|_| left.is_zero()) {
+                    self.let_go(&user_id, until);
+                    self.access.unsure.remove(&user_id);
                 }
-                self.read_access(user_id, RETRY);
+                let failed = self.access.reading.entry(Arc::clone(&user_id)).or_default();
+                let pause = RETRY_MIN.saturating_mul(1 << (*failed).min(PAUSES_DOUBLED_MAX)).min(RETRY_MAX);
+                *failed = failed.saturating_add(1);
+                let pause = pause.mul_f64(rand::random_range(0.5..1.0));
+                // Not much later than when it is time to let the user go.
+                self.read_access(user_id, pause.min(left.max(RETRY_MIN)));
                 Ok(())
             }
         }
@@ -138,7 +177,9 @@ impl Task {
             self.access.unsure.remove(&user_id);
             return;
         }
-        let patience = if self.access.unsure.contains_key(&user_id) { SAID_TIMEOUT } else { READ_TIMEOUT };
+        let is_urgent = |until: &Instant| until.saturating_duration_since(Instant::now()) <= ANYTHING_MAX;
+        let is_urgent = self.access.unsure.get(&user_id).is_some_and(is_urgent);
+        let patience = if is_urgent { SAID_TIMEOUT } else { READ_TIMEOUT };
         self.start(async move {
             tokio::time::sleep(after).await;
             let reading = parts.directory.role_now(&id, &user_id);
@@ -148,10 +189,12 @@ impl Task {
         });
     }
 
-    /// Closes the transports of a user of whom nobody can tell whether this document is for him any more.
-    fn let_go(&self, user_id: &Arc<str>) {
-        tracing::warn!(document = %self.id, "an access changed and cannot be read: closing its connections");
-        for (connection, _) in self.access.users.iter().filter(|(_, here)| *here == user_id) {
+    /// Closes the transports of a user of whom nobody can tell whether this document is for him any more. Whoever came
+    /// later waits for an answer, or is in by one.
+    fn let_go(&self, user_id: &Arc<str>, until: Instant) {
+        tracing::warn!(document = %self.id, "an access may have changed and cannot be read: closing its connections");
+        let is_old = |here: &Here| here.user_id == *user_id && here.since < until;
+        for (connection, _) in self.access.users.iter().filter(|(_, here)| is_old(here)) {
             if let Some(outbox) = self.outboxes.get(connection) {
                 outbox.close(Ending::Transport { code: 1013, reason: "access cannot be checked" });
             }

@@ -7,7 +7,10 @@ use std::{
     collections::HashMap,
     convert::Infallible,
     net::SocketAddr,
-    sync::{Arc, Mutex},
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicU64, Ordering},
+    },
     time::{Duration, Instant},
 };
 
@@ -30,9 +33,13 @@ pub struct Web {
     task: JoinHandle<()>,
 }
 
+#[derive(Default)]
 struct State {
     answers: Mutex<HashMap<String, (u16, Bytes)>>,
     asked: Mutex<HashMap<String, usize>>,
+    /// Requests under way now, and the most that were at one time.
+    under_way: Mutex<(usize, usize)>,
+    takes_ms: AtomicU64,
     hangs: watch::Sender<bool>,
 }
 
@@ -63,8 +70,7 @@ impl Web {
     }
 
     fn over(listener: TcpListener, tls: Option<TlsAcceptor>) -> Web {
-        let state =
-            Arc::new(State { answers: Mutex::default(), asked: Mutex::default(), hangs: watch::Sender::new(false) });
+        let state = Arc::new(State::default());
         let address = listener.local_addr().unwrap();
         let task = tokio::spawn(serve(listener, tls, Arc::clone(&state)));
         Web { address, state, task }
@@ -96,6 +102,16 @@ impl Web {
             assert!(Instant::now() < deadline, "{path} was asked for {} times", self.asked(path));
             tokio::time::sleep(Duration::from_millis(2)).await;
         }
+    }
+
+    /// How long each answer takes from now on.
+    pub fn takes(&self, time: Duration) {
+        self.state.takes_ms.store(u64::try_from(time.as_millis()).unwrap(), Ordering::Relaxed);
+    }
+
+    /// The most requests that were under way at one time.
+    pub fn most_at_once(&self) -> usize {
+        self.state.under_way.lock().unwrap().1
     }
 
     /// Whether requests wait, those under way too. What they are told is decided when they come.
@@ -135,9 +151,32 @@ async fn answer(request: Request<Incoming>, state: Arc<State>) -> Result<Respons
     let path = request.uri().path().to_owned();
     let (status, body) = state.answers.lock().unwrap().get(&path).cloned().unwrap_or((404, Bytes::new()));
     *state.asked.lock().unwrap().entry(path).or_default() += 1;
+    let _under_way = UnderWay::begin(&state);
+    let takes = Duration::from_millis(state.takes_ms.load(Ordering::Relaxed));
+    if takes > Duration::ZERO {
+        tokio::time::sleep(takes).await;
+    }
     let mut hangs = state.hangs.subscribe();
     let _ = hangs.wait_for(|hangs| !hangs).await;
     let mut response = Response::new(Full::new(body));
     *response.status_mut() = StatusCode::from_u16(status).unwrap();
     Ok(response)
+}
+
+/// Counted until the answer is given or the client breaks off.
+struct UnderWay<'a>(&'a State);
+
+impl UnderWay<'_> {
+    fn begin(state: &State) -> UnderWay<'_> {
+        let mut under_way = state.under_way.lock().unwrap();
+        under_way.0 += 1;
+        under_way.1 = under_way.1.max(under_way.0);
+        UnderWay(state)
+    }
+}
+
+impl Drop for UnderWay<'_> {
+    fn drop(&mut self) {
+        self.0.under_way.lock().unwrap().0 -= 1;
+    }
 }

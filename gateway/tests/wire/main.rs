@@ -24,4 +24,5 @@ mod tls;
 mod upgrade;
 #[path = "../web/mod.rs"]
 mod web;
+mod webhook_trouble;
 mod webhooks;

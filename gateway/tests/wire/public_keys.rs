@@ -187,3 +187,26 @@ async fn a_token_is_refreshed_by_any_key_of_the_same_user() {
         assert_eq!(answer["error"]["code"], code, "{answer}");
     }
 }
+
+#[tokio::test]
+async fn the_metrics_tell_what_became_of_each_fetch_of_the_key_set() {
+    let web = Web::start().await;
+    let signer = Signer::ec().called("k1");
+    web.says(SET, 500, "");
+    let gateway = with_set(&web).await;
+    let fetches = |outcome: &str| {
+        let line = format!("collab_gateway_key_set_fetches_total{{outcome=\"{outcome}\"}} ");
+        let text = gateway.server.pod().metrics.text();
+        text.lines().find_map(|text| text.strip_prefix(&line)?.parse::<u64>().ok()).unwrap_or(0)
+    };
+    web.until_asked(SET, 2).await;
+    assert!(fetches("failed") >= 1);
+    assert_eq!((fetches("changed"), fetches("unchanged")), (0, 0));
+    web.says(SET, 200, key_set(&[&signer]));
+    assert!(is_in(&answer(&gateway, &signer.token("u1")).await));
+    assert_eq!((fetches("changed"), fetches("unchanged")), (1, 0));
+    let failed = fetches("failed");
+    let stranger = Signer::ec().called("stranger");
+    assert!(answer(&gateway, &stranger.token("u1")).await.contains("TOKEN_INVALID"));
+    assert_eq!((fetches("changed"), fetches("unchanged"), fetches("failed")), (1, 1, failed));
+}

@@ -95,6 +95,7 @@ impl State {
 
     fn metrics(&self) -> String {
         self.metrics.store_up.set(i64::from(self.store.away().is_none()));
+        self.metrics.store_may_evict.set(i64::from(self.store.evicting().is_some()));
         self.metrics.text()
     }
 

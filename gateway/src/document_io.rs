@@ -68,12 +68,11 @@ pub(crate) struct Loaded {
 
 /// Reads the document; creates it, with the application's text, where nobody has stored it yet.
 pub(crate) async fn load(parts: &Parts, document_id: &str) -> Result<Loaded, Trouble> {
-    let opened = match parts.store.open(document_id).await? {
+    // The text is hardly ever there, and asking for it on the way costs less than another round trip.
+    let (opened, seed) = tokio::join!(parts.store.open(document_id), parts.store.seed(document_id));
+    let opened = match opened? {
         Some(opened) => opened,
-        None => {
-            let seed = parts.store.seed(document_id).await?;
-            parts.store.create(document_id, creation(seed)?).await?
-        }
+        None => parts.store.create(document_id, creation(seed?)?).await?,
     };
     let snapshot = match &opened.snapshot {
         None => Snapshot { at: opened.snapshot_at.clone(), content: Delta::default(), window: Vec::new() },

@@ -108,6 +108,8 @@ pub struct Metrics {
     pub divergence: Counter,
     /// 1 while the store takes changes, as far as this pod knows.
     pub store_up: Gauge,
+    /// 1 while the store would throw documents away when its memory is full.
+    pub store_may_evict: Gauge,
     /// Edits that a failover lost and this pod set out to put back.
     pub edits_put_back: Counter,
     /// Edits that a failover lost and this pod could not put back.
@@ -149,6 +151,7 @@ impl Default for Metrics {
             certificate_failures: Counter::default(),
             divergence: Counter::default(),
             store_up: Gauge::default(),
+            store_may_evict: Gauge::default(),
             edits_put_back: Counter::default(),
             edits_given_up: Counter::default(),
             compression_saved_bytes: Counter::default(),
@@ -181,6 +184,7 @@ impl Default for Metrics {
         let left = m.drain_connections_left.clone();
         registry.register("drain_connections_left", "Connections that a drain has still to see gone", left);
         registry.register("store_up", "1 while the store takes changes", m.store_up.clone());
+        registry.register("store_may_evict", "1 while the store may drop keys", m.store_may_evict.clone());
         registry.register("edits_put_back", "Edits lost by a failover, put back", m.edits_put_back.clone());
         registry.register("edits_given_up", "Edits lost by a failover for good", m.edits_given_up.clone());
         let saved = m.compression_saved_bytes.clone();

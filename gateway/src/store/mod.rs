@@ -353,6 +353,14 @@ impl Store {
         either!(self, store => store.living(pods))
     }
 
+    /// Which server may throw documents away when its memory is full, as far as it is known.
+    pub fn evicting(&self) -> Option<String> {
+        match self {
+            Self::Memory(_) => None,
+            Self::Redis(store) => store.evicting(),
+        }
+    }
+
     /// Whether changes have failed lately; see [`Away`].
     pub fn away(&self) -> Option<Away> {
         match self {

@@ -78,6 +78,10 @@ impl RedisStore {
         self.rest.query(key, &command).await
     }
 
+    pub(super) fn evicting(&self) -> Option<String> {
+        self.servers.evicting()
+    }
+
     pub(super) async fn open(&self, document: &str, creation: Option<&Creation>) -> Result<Option<Opened>, StoreError> {
         for _ in 0..OPEN_ATTEMPTS {
             let answer = self.open_once(document, creation).await?;

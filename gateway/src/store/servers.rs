@@ -49,6 +49,8 @@ struct Shared {
     settings: Arc<RedisSettings>,
     view: watch::Sender<Option<Arc<View>>>,
     number: watch::Sender<u64>,
+    /// A server that may throw documents away, and by which policy.
+    evicting: watch::Sender<Option<String>>,
     is_doubted: AtomicBool,
     // Held while searching, so that a herd of callers makes one search.
     search: Mutex<Search>,
@@ -74,6 +76,7 @@ impl Servers {
             settings,
             view: watch::Sender::new(None),
             number: watch::Sender::new(0),
+            evicting: watch::Sender::new(None),
             is_doubted: AtomicBool::new(true),
             search: Mutex::default(),
         });
@@ -100,6 +103,11 @@ impl Servers {
     pub(crate) async fn changed_from(&self, number: u64) {
         // The sender lives as long as `self`.
         let _ = self.numbers().wait_for(|newest| *newest != number).await;
+    }
+
+    /// Which server may throw keys away when its memory is full, as it was found last.
+    pub(crate) fn evicting(&self) -> Option<String> {
+        self.shared.evicting.borrow().clone()
     }
 
     /// Something is wrong with this view: whoever asks next makes a new one.
@@ -206,10 +214,26 @@ impl Shared {
             }
         }
         drop(asked);
+        self.warn_of_eviction(&reports);
         if reports.iter().any(|(_, report)| report.is_cluster) {
             return self.look_at_cluster(search, &reports).await;
         }
         self.choose(&reports, search.highest_epoch, is_alone, failure)
+    }
+
+    /// Says once when a server begins to be one that may throw documents away. It is used all the same: with memory to
+    /// spare nothing is lost, and without it nobody could edit.
+    fn warn_of_eviction(&self, reports: &[(Arc<str>, Report)]) {
+        let evicting = reports.iter().find_map(|(address, report)| Some((address, report.evicts_by.as_ref()?)));
+        let evicting = evicting.map(|(address, policy)| format!("{address} has maxmemory-policy {policy}"));
+        let is_news = self.evicting.send_if_modified(|known| {
+            let is_news = *known != evicting;
+            known.clone_from(&evicting);
+            is_news
+        });
+        if let Some(evicting) = evicting.filter(|_| is_news) {
+            tracing::warn!("{evicting}: it may throw documents away when its memory is full; set noeviction");
+        }
     }
 
     /// The best of the servers that answered.
@@ -345,7 +369,7 @@ async fn next_within<T>(asked: &mut FuturesUnordered<impl Future<Output = T>>, u
 pub(crate) async fn report(mut connection: MultiplexedConnection) -> RedisResult<Report> {
     let (mut second, mut third) = (connection.clone(), connection.clone());
     let (mut info, mut fence, time) = (redis::cmd("INFO"), redis::cmd("HMGET"), redis::cmd("TIME"));
-    info.arg("server").arg("replication").arg("persistence").arg("cluster");
+    info.arg("server").arg("replication").arg("persistence").arg("cluster").arg("memory");
     fence.arg("collab:fence").arg("epoch").arg("until");
     let (info, fence, time) = tokio::join!(
         info.query_async::<String>(&mut connection),

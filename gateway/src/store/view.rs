@@ -28,6 +28,8 @@ pub(crate) struct Report {
     /// Its fence has run out: it may have been replaced.
     pub(crate) is_fenced: bool,
     pub(crate) is_cluster: bool,
+    /// By this policy it throws keys away when its memory is full, instead of refusing changes.
+    pub(crate) evicts_by: Option<String>,
 }
 
 impl Report {
@@ -43,7 +45,10 @@ impl Report {
             (Some(until), Some(now)) => until < now as f64,
             _ => false,
         };
+        let may_evict = !matches!(fields.get("maxmemory").copied(), None | Some("0"));
+        let policy = text("maxmemory_policy");
         Self {
+            evicts_by: (may_evict && !policy.is_empty() && policy != "noeviction").then_some(policy),
             identity: Identity { run_id: text("run_id"), replication_id: text("master_replid"), epoch },
             is_primary: fields.get("role").map(|role| *role == "master"),
             is_loading: fields.get("loading").is_some_and(|loading| *loading != "0"),

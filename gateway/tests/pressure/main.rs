@@ -26,6 +26,7 @@ on_both! {
     a_script_that_does_not_end
     a_server_that_forgets_its_scripts
     a_server_out_of_memory
+    a_server_that_may_throw_documents_away
     a_server_that_cannot_save
     a_primary_without_followers
     a_planned_switch_to_the_follower
@@ -123,6 +124,27 @@ async fn a_server_out_of_memory(engine: Engine) -> Option<()> {
     let trouble = Trouble::with(engine, &["--maxmemory-policy", "noeviction"]).await?;
     let hurt = async |t: &mut Trouble| t.run(&["CONFIG", "SET", "maxmemory", "1000"]).await;
     withstand(trouble, None, Effect::Held, hurt, async |t| t.run(&["CONFIG", "SET", "maxmemory", "0"]).await).await;
+    Some(())
+}
+
+async fn a_server_that_may_throw_documents_away(engine: Engine) -> Option<()> {
+    let server = Server::start(engine, &["--maxmemory", "100mb", "--maxmemory-policy", "allkeys-lru"]).await?;
+    let gateway = editor::Gateway::start(&server.address()).await;
+    let admin = stage::serve_admin(&gateway).await;
+    let told = async |expected: u64| {
+        eventually("the metrics tell it", async || {
+            stage::metric(admin, "collab_gateway_store_may_evict").await == expected
+        })
+        .await;
+    };
+    told(1).await;
+    run(&mut server.client().await, &["CONFIG", "SET", "maxmemory-policy", "noeviction"]).await;
+    told(0).await;
+    run(&mut server.client().await, &["CONFIG", "SET", "maxmemory-policy", "volatile-lru"]).await;
+    told(1).await;
+    // Without a limit nothing is thrown away, whatever the policy.
+    run(&mut server.client().await, &["CONFIG", "SET", "maxmemory", "0"]).await;
+    told(0).await;
     Some(())
 }
 

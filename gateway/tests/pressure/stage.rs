@@ -163,7 +163,7 @@ async fn agree(editors: &mut [&mut Editor], newcomer: &mut Editor, mut expected:
     assert_eq!(found, expected);
 }
 
-async fn serve_admin(gateway: &Gateway) -> SocketAddr {
+pub async fn serve_admin(gateway: &Gateway) -> SocketAddr {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
     tokio::spawn(admin::serve(listener, gateway.running.as_ref().unwrap().admin.clone(), pending()));
@@ -174,7 +174,7 @@ async fn store_up(admin: SocketAddr) -> u64 {
     metric(admin, "collab_gateway_store_up").await
 }
 
-async fn metric(admin: SocketAddr, name: &str) -> u64 {
+pub async fn metric(admin: SocketAddr, name: &str) -> u64 {
     let text = get(admin, "/metrics").await;
     let value = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
     value.unwrap_or_else(|| panic!("no {name} in {text}")).parse().unwrap()

@@ -13,7 +13,7 @@ use super::keys::{Key, bits, check_rsa_bits};
 /// Keys that are taken of one set; providers publish two to five.
 const KEYS_MAX: usize = 64;
 /// Longer names are nobody's.
-const KID_BYTES_MAX: usize = 256;
+pub(super) const KID_BYTES_MAX: usize = 256;
 
 /// A set, and what was left out of it.
 #[derive(Debug, Default)]

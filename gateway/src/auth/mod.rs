@@ -203,7 +203,8 @@ impl Authenticator {
             (Err(Denial::TokenInvalid), Remote::Awaited) => Err(NoClaims::KeysAway),
             (Err(Denial::TokenInvalid), Remote::Fetched { keys, asked_at }) => {
                 let is_missing = |kid: &&str| !keys.iter().any(|key| key.kid.as_deref() == Some(kid));
-                match kid.filter(is_missing) {
+                // A longer name is no key's, and is not remembered.
+                match kid.filter(|kid| kid.len() <= jwks::KID_BYTES_MAX).filter(is_missing) {
                     Some(kid) if !inner.keeper.is_unknown(kid, *asked_at) => Err(NoClaims::KeysAway),
                     Some(_) | None => Err(Denial::TokenInvalid.into()),
                 }

@@ -94,6 +94,32 @@ async fn each_refusal_has_its_reason() {
 }
 
 #[tokio::test]
+async fn clocks_may_differ_by_half_a_minute_and_no_more() {
+    let authenticator = authenticator(&["s"], None, None);
+    let now = crate::clock::unix_s();
+    for (key, at, expected) in [
+        ("exp", now - 20, Ok(())),
+        ("exp", now - 40, Err(Denial::TokenExpired)),
+        ("nbf", now + 20, Ok(())),
+        ("nbf", now + 40, Err(Denial::TokenInvalid)),
+    ] {
+        let mut claims = json!({"sub": "u", "exp": FAR});
+        claims[key] = json!(at);
+        assert_eq!(verify(&authenticator, &token("s", &claims)).await.map(drop), expected, "{claims}");
+    }
+}
+
+#[tokio::test]
+async fn where_issuer_and_audience_are_wanted_a_token_must_name_both() {
+    let authenticator = authenticator(&["s"], Some("us"), Some("docs"));
+    for missing in ["iss", "aud"] {
+        let mut claims = json!({"sub": "u", "iss": "us", "aud": ["docs"], "exp": FAR});
+        claims.as_object_mut().unwrap().remove(missing);
+        assert_eq!(verify(&authenticator, &token("s", &claims)).await, Err(Denial::TokenInvalid), "{missing}");
+    }
+}
+
+#[tokio::test]
 async fn the_user_id_is_the_claim_user_id_before_sub_and_numbers_are_their_decimal_text() {
     let authenticator = authenticator(&["s"], None, None);
     for (claims, id) in [

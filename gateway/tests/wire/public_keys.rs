@@ -210,3 +210,16 @@ async fn the_metrics_tell_what_became_of_each_fetch_of_the_key_set() {
     assert!(answer(&gateway, &stranger.token("u1")).await.contains("TOKEN_INVALID"));
     assert_eq!((fetches("changed"), fetches("unchanged"), fetches("failed")), (1, 1, failed));
 }
+
+#[tokio::test]
+async fn a_key_with_a_name_that_no_key_can_have_is_refused_at_once_and_not_remembered() {
+    let web = Web::start().await;
+    let known = Signer::ec().called("known");
+    web.says(SET, 200, key_set(&[&known]));
+    let gateway = with_set(&web).await;
+    assert!(is_in(&answer(&gateway, &known.token("u1")).await));
+    let fetches = web.asked(SET);
+    let stranger = Signer::ed().called(&"k".repeat(257));
+    assert!(answer(&gateway, &stranger.token("u1")).await.contains("TOKEN_INVALID"));
+    assert_eq!(web.asked(SET), fetches);
+}

@@ -220,12 +220,17 @@ async fn five_thousand_subscriptions_come_back_after_a_kill(engine: Engine) {
 }
 
 async fn five_thousand_subscriptions_come_back_after_kill_9(engine: Engine) {
-    let mut server = Server::start(engine, &[]).await.unwrap();
-    let bus = Bus::Redis(RedisBus::new(server.settings()));
-    let mut hearing = subscribe_to_many(&bus).await;
-    server.kill();
-    server.start_again().await;
-    all_are_back(&bus, &mut hearing).await;
+    for arguments in [&[][..], &["--cluster-enabled", "yes"]] {
+        let mut server = Server::start(engine, arguments).await.unwrap();
+        if !arguments.is_empty() {
+            run(&mut server.client().await, &["CLUSTER", "ADDSLOTSRANGE", "0", "16383"]).await;
+        }
+        let bus = Bus::Redis(RedisBus::new(server.settings()));
+        let mut hearing = subscribe_to_many(&bus).await;
+        server.kill();
+        server.start_again().await;
+        all_are_back(&bus, &mut hearing).await;
+    }
 }
 
 #[tokio::test]

@@ -313,7 +313,10 @@ impl Editor {
             let (seq, answer) = answer.split_at(answer.find('[').unwrap());
             let answer: Value = serde_json::from_str(answer).unwrap();
             match answer[0].get("error") {
-                Some(error) => self.again(&error.clone()).await,
+                Some(error) => {
+                    self.heard.push(("edit-error".to_owned(), error.clone()));
+                    self.again(&error.clone()).await;
+                }
                 None => self.acknowledged.push((seq.parse().unwrap(), answer[0]["version"].as_u64().unwrap())),
             }
         } else if let Some(event) = text.strip_prefix("42") {

@@ -2,12 +2,15 @@
 //!
 //! In: the world at rest. Out: nothing, or what is wrong.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
 
-use document::Entry;
+use document::Version;
 use ot::{Delta, Op, Side};
 
-use crate::{client::Broken, store::Kept, typing::count_token, world::World};
+use crate::{client::Broken, typing::tokens_of, world::World};
 
 /// All clients, all pods and the snapshot show what a fold of the log gives, and each edit is in it as often as it may.
 pub(crate) fn check(world: &World) -> Result<(), Broken> {
@@ -15,8 +18,8 @@ pub(crate) fn check(world: &World) -> Result<(), Broken> {
     let newest = folded.documents.last().cloned().unwrap_or_default();
     let at = world.store.head();
     for client in &world.clients {
-        same(&format!("client {}", client.id), &client.shown, &newest)?;
-        same(&format!("client {} (confirmed)", client.id), &client.confirmed, &newest)?;
+        same(&format!("client {}", client.id), &client.shown.to_delta(), &newest)?;
+        same(&format!("client {} (confirmed)", client.id), &client.confirmed.to_delta(), &newest)?;
         if client.at.as_ref() != Some(at) || !client.pending.is_empty() {
             return Err(Broken(format!("client {} stands at {:?}, not {at:?}", client.id, client.at)));
         }
@@ -61,9 +64,13 @@ fn numbers(world: &World) -> Result<(), Broken> {
 
 /// Every token at most once; once if its client keeps it until it is confirmed, or was told that it is saved.
 fn tokens(world: &World) -> Result<(), Broken> {
+    let mut versions: BTreeMap<u32, Vec<Version>> = BTreeMap::new();
+    for kept in &world.store.all {
+        let tokens: BTreeSet<u32> = tokens_of(&kept.payload.ops).collect();
+        tokens.into_iter().for_each(|token| versions.entry(token).or_default().push(kept.at.version));
+    }
     for (token, typed) in world.edits.iter().filter(|(_, typed)| typed.inserts) {
-        let carries = |kept: &&Kept<Entry>| count_token(&kept.payload.ops, *token) > 0;
-        let found: Vec<_> = world.store.all.iter().filter(carries).map(|kept| kept.at.version).collect();
+        let found = versions.get(token).map_or(&[][..], Vec::as_slice);
         // A copy that an older session left under way may enter the log after the newer one was refused.
         let kept = typed.saved || !typed.refused && !typed.plain;
         // What a lost primary alone had is gone. Nobody was told that it was saved if that promises a follower.
@@ -80,8 +87,9 @@ fn tokens(world: &World) -> Result<(), Broken> {
 
 /// The tokens in the log, as often as they are in it, sorted.
 pub(crate) fn tokens_in_log(world: &World) -> Vec<u32> {
-    let times = |token: u32| world.store.all.iter().map(|kept| count_token(&kept.payload.ops, token)).sum();
-    world.edits.keys().flat_map(|token| std::iter::repeat_n(*token, times(*token))).collect()
+    let mut tokens: Vec<u32> = world.store.all.iter().flat_map(|kept| tokens_of(&kept.payload.ops)).collect();
+    tokens.sort_unstable();
+    tokens
 }
 
 /// Every unit of text comes from one entry and stays until an entry deletes it: a token that no logged delete has

@@ -6,7 +6,7 @@
 use std::{collections::VecDeque, sync::Arc};
 
 use document::{Canonical, Joined, JoinedContent, Point};
-use ot::{Delta, Side};
+use ot::{Delta, Invalid, Rope, cross};
 
 /// An edit that is not confirmed.
 #[derive(Debug, Clone)]
@@ -27,9 +27,9 @@ pub struct Client {
     /// Its `clientId`.
     pub id: Arc<str>,
     /// What its user sees.
-    pub shown: Delta,
+    pub shown: Rope,
     /// What is confirmed of it, at `at`.
-    pub confirmed: Delta,
+    pub confirmed: Rope,
     /// The point that it has reached; none before the first join.
     pub at: Option<Point>,
     /// Of its last `document-joined`.
@@ -57,8 +57,8 @@ impl Client {
     pub fn new(id: &str) -> Self {
         Self {
             id: id.into(),
-            shown: Delta::new(),
-            confirmed: Delta::new(),
+            shown: Rope::default(),
+            confirmed: Rope::default(),
             at: None,
             session: None,
             pending: VecDeque::new(),
@@ -75,7 +75,7 @@ impl Client {
     /// # Errors
     /// The change does not fit.
     pub fn edit(&mut self, ops: Delta, token: u32) -> Result<Pending, Broken> {
-        self.shown = compose(&self.shown, &ops)?;
+        apply(&mut self.shown, &ops)?;
         self.seq += 1;
         let pending = Pending { seq: self.seq, ops, token, garbage: None };
         self.pending.push_back(pending.clone());
@@ -113,7 +113,7 @@ impl Client {
             return Ok(());
         }
         if self.is_new(&entry.at)? {
-            self.confirmed = compose(&self.confirmed, &entry.ops)?;
+            apply(&mut self.confirmed, &entry.ops)?;
             self.remote(Delta::clone(&entry.ops))?;
             self.at = Some(entry.at.clone());
         }
@@ -134,7 +134,7 @@ impl Client {
                 .pop_front()
                 .filter(|first| self.plain == seq.is_none() && seq.is_none_or(|seq| first.seq == seq));
             let first = first.ok_or_else(|| Broken(format!("own edit {seq:?} out of order at {}", at.version)))?;
-            self.confirmed = compose(&self.confirmed, &first.ops)?;
+            apply(&mut self.confirmed, &first.ops)?;
             self.at = Some(at.clone());
         }
         Ok(())
@@ -147,9 +147,9 @@ impl Client {
     pub fn known_up_to(&self, seq: u64) -> Result<Delta, Broken> {
         let mut known = self.confirmed.clone();
         for pending in self.pending.iter().take_while(|pending| pending.seq <= seq) {
-            known = compose(&known, &pending.ops)?;
+            apply(&mut known, &pending.ops)?;
         }
-        Ok(known)
+        Ok(known.to_delta())
     }
 
     /// `document-joined`. Everything that is still unconfirmed has to be sent again; under another name if this says so,
@@ -180,7 +180,7 @@ impl Client {
                 let before = self.known_up_to(joined.last_seq)?;
                 while self.pending.pop_front_if(|first| first.seq <= joined.last_seq).is_some() {}
                 self.remote(before.diff(content).map_err(|invalid| Broken(format!("diff: {invalid}")))?)?;
-                self.confirmed = content.clone();
+                self.confirmed = Rope::from_delta(content).map_err(|invalid| Broken(format!("content: {invalid}")))?;
                 self.at = Some(joined.at.clone());
             }
             JoinedContent::Text(_) => return Err(Broken("text where a delta was asked for".to_owned())),
@@ -221,18 +221,18 @@ impl Client {
         let Some(index) = self.pending.iter().position(|pending| pending.seq == seq) else { return Ok(()) };
         let mut before = self.confirmed.clone();
         for pending in self.pending.iter().take(index) {
-            before = compose(&before, &pending.ops)?;
+            apply(&mut before, &pending.ops)?;
         }
         let mut undo = Delta::new();
         if let Some(refused) = self.pending.get_mut(index) {
-            undo = refused.ops.invert(&before).map_err(|invalid| Broken(format!("undo: {invalid}")))?;
+            undo = refused.ops.invert(&before.to_delta()).map_err(|invalid| Broken(format!("undo: {invalid}")))?;
             refused.ops = Delta::new();
             refused.garbage = None;
         }
         for pending in self.pending.iter_mut().skip(index + 1) {
             carry(pending, &mut undo);
         }
-        self.shown = compose(&self.shown, &undo)?;
+        apply(&mut self.shown, &undo)?;
         Ok(())
     }
 
@@ -242,7 +242,7 @@ impl Client {
         for pending in &mut self.pending {
             carry(pending, &mut ops);
         }
-        self.shown = compose(&self.shown, &ops)?;
+        apply(&mut self.shown, &ops)?;
         Ok(())
     }
 
@@ -263,11 +263,9 @@ impl Client {
 
 /// `(P, R) = (R.transform(P, false), P.transform(R, true))`
 fn carry(pending: &mut Pending, remote: &mut Delta) {
-    let carried = remote.transform(&pending.ops, Side::Other);
-    *remote = pending.ops.transform(remote, Side::This);
-    pending.ops = carried;
+    (pending.ops, *remote) = cross(&pending.ops, remote);
 }
 
-fn compose(first: &Delta, second: &Delta) -> Result<Delta, Broken> {
-    first.compose(second).map_err(|invalid| Broken(format!("{invalid}: {first:?} then {second:?}")))
+fn apply(document: &mut Rope, ops: &Delta) -> Result<(), Broken> {
+    document.apply(ops).map_err(|invalid: Invalid| Broken(format!("{invalid}: {:?} then {ops:?}", document.to_delta())))
 }

@@ -10,6 +10,7 @@ mod check;
 pub mod client;
 mod counts;
 mod log;
+pub mod many;
 mod minimise;
 mod people;
 mod pod;

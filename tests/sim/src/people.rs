@@ -30,9 +30,10 @@ impl World {
             return Ok(());
         }
         self.tokens += 1;
-        let mut ops = typing::edit(&mut self.random, &self.clients[client].shown, self.tokens);
+        let shown = self.clients[client].shown.to_delta();
+        let mut ops = typing::edit(&mut self.random, &shown, self.tokens);
         while self.comparable && typing::count_token(&ops, self.tokens) == 0 {
-            ops = typing::edit(&mut self.random, &self.clients[client].shown, self.tokens);
+            ops = typing::edit(&mut self.random, &shown, self.tokens);
         }
         let inserts = typing::count_token(&ops, self.tokens) > 0;
         let pending = self.clients[client].edit(ops.clone(), self.tokens)?;
@@ -70,7 +71,7 @@ impl World {
     }
 
     pub(crate) fn move_cursor(&mut self, client: usize) {
-        let index = self.random.below(self.clients[client].shown.length() + 1);
+        let index = self.random.below(self.clients[client].shown.length_utf16() + 1);
         if let (Some(id), Some(at), true) = (self.present[client], &self.clients[client].at, self.clients[client].live)
         {
             let version = at.version;

@@ -276,6 +276,7 @@ impl World {
 
     /// Hands an input to a pod's document and carries out what comes of it.
     pub(crate) fn input(&mut self, pod: usize, input: Input) -> Result<(), Broken> {
+        self.goes_on()?;
         if !matches!(input, Input::Tick) {
             self.trace(|| format!("pod {pod} <- {input:?}"));
         }

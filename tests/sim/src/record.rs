@@ -54,8 +54,8 @@ impl World {
         let after = json!({
             "editor": client,
             "clientId": editor.id,
-            "shown": ops(&editor.shown),
-            "confirmed": ops(&editor.confirmed),
+            "shown": ops(&editor.shown.to_delta()),
+            "confirmed": ops(&editor.confirmed.to_delta()),
             "version": version,
             "hash": editor.at.as_ref().map(|at| Arc::clone(&at.hash)),
             "session": session,

@@ -172,9 +172,8 @@ impl World {
     /// Tokens in the entries that a pod has and the log does not.
     pub(crate) fn lost_tokens(&self, pod: usize) -> Vec<u32> {
         let in_log = |entry: &Canonical| self.store.all.iter().any(|kept| kept.payload.identity == entry.identity);
-        let lost: Vec<_> = self.pods[pod].document.recent().filter(|entry| !in_log(entry)).collect();
-        let is_lost = |token: &u32| lost.iter().any(|entry| typing::count_token(&entry.ops, *token) > 0);
-        self.edits.keys().copied().filter(is_lost).collect()
+        let lost = self.pods[pod].document.recent().filter(|entry| !in_log(entry));
+        lost.flat_map(|entry| typing::tokens_of(&entry.ops)).collect()
     }
 
     /// Whether a pod's next call goes to the primary that was lost: nobody has told the pod, and nobody has stopped that.

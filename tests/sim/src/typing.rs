@@ -48,15 +48,19 @@ pub fn edit(random: &mut Random, shown: &Delta, token: u32) -> Delta {
 
 /// How often a token stands in what an edit inserts.
 pub fn count_token(ops: &Delta, token: u32) -> usize {
-    let text = token_text(token);
-    ops.ops()
-        .iter()
-        .map(|op| match op {
-            Op::Insert { text: inserted, .. } => inserted.matches(&text).count(),
-            Op::Embed { value, .. } => value.to_string().matches(&text).count(),
-            Op::Retain { .. } | Op::Delete { .. } => 0,
-        })
-        .sum()
+    tokens_of(ops).filter(|found| *found == token).count()
+}
+
+/// The tokens in what an edit inserts, as often as they are in it.
+pub fn tokens_of(ops: &Delta) -> impl Iterator<Item = u32> {
+    ops.ops().iter().flat_map(|op| {
+        let text = match op {
+            Op::Insert { text, .. } => text.as_str(),
+            Op::Embed { value, .. } => value.get("image").and_then(serde_json::Value::as_str).unwrap_or_default(),
+            Op::Retain { .. } | Op::Delete { .. } => "",
+        };
+        text.split('<').skip(1).filter_map(|rest| rest.split_once('>')?.0.parse().ok())
+    })
 }
 
 fn attributes(random: &mut Random) -> Option<Attributes> {

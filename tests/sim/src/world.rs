@@ -23,6 +23,8 @@ use crate::{
 
 /// Rounds after which everything has come to rest, or never does.
 const ROUNDS_MAX: usize = 600;
+/// Things that happen to pods in a run, at most: the longest of a million takes a tenth of them.
+const STEPS_MAX: usize = 100_000;
 
 /// An edit that a user made.
 #[derive(Debug, Clone, Copy, Default)]
@@ -70,6 +72,8 @@ pub(crate) struct World {
     /// Calls that nobody waits for.
     pub(crate) ghosts: Vec<document::Batch>,
     pub(crate) now_ms: u64,
+    /// What has happened to pods so far, counted.
+    steps: usize,
     /// Names things.
     pub(crate) next: u64,
     pub(crate) tokens: u32,
@@ -126,6 +130,7 @@ impl World {
             asked: BTreeMap::new(),
             ghosts: Vec::new(),
             now_ms: 1_000,
+            steps: 0,
             next: 0,
             tokens: 0,
             edits: BTreeMap::new(),
@@ -171,6 +176,12 @@ impl World {
         if self.trace {
             println!("{:>7} {}", self.now_ms, what());
         }
+    }
+
+    /// One thing more happens to a pod; in a run that would never end, none.
+    pub(crate) fn goes_on(&mut self) -> Result<(), Broken> {
+        self.steps += 1;
+        if self.steps < STEPS_MAX { Ok(()) } else { Err(Broken("goes on for ever".to_owned())) }
     }
 
     /// One event.
@@ -296,6 +307,7 @@ impl World {
             busy = true;
         }
         while !self.pods[pod].is_quiet() {
+            self.goes_on()?;
             self.work(pod);
             self.replicate_all();
             self.reply(pod)?;

@@ -3,19 +3,15 @@
 //! `SIM_SEED=7 cargo test -p sim` plays one run again, `SIM_RUNS=1000000` plays more, `SIM_FIRST` starts elsewhere, and
 //! `SIM_REPLAY=<line>` plays what a failed run was made smaller to; `SIM_TRACE=1` prints all that happens in it.
 
-use std::{
-    sync::{
-        Mutex,
-        atomic::{AtomicU64, Ordering},
-    },
-    thread,
+use std::thread;
+
+use sim::{
+    Met, Options, Schedule,
+    many::{Summary, play},
+    run,
 };
 
-use sim::{Counts, Met, Options, Schedule, minimise, run};
-
 const RUNS: u64 = 10_000;
-/// Failures that are made smaller and shown.
-const SHOWN: usize = 3;
 
 #[test]
 fn every_run_ends_with_equal_documents_and_every_edit_once() {
@@ -31,20 +27,17 @@ fn every_run_ends_with_equal_documents_and_every_edit_once() {
         Some(seed) => seed..seed + 1,
         None => first..first + number("SIM_RUNS").unwrap_or(RUNS),
     };
-    let (total, failed) = play(seeds.start, seeds.end);
-    println!("seeds {seeds:?}: {total:?}");
-    for (seed, wrong) in failed.iter().take(SHOWN) {
-        let smallest = minimise(&schedule(*seed), |schedule| run(schedule, &Options::default()).is_err());
-        let still = run(&smallest, &Options::default()).err().unwrap_or_default();
-        println!(
-            "SIM_SEED={seed}: {wrong:.2000}\n  smaller: SIM_REPLAY='{smallest}' cargo test -p sim\n  {still:.2000}"
-        );
-    }
+    let Summary { counts, failed } = {
+        let summary = play(seeds.clone(), thread::available_parallelism().map_or(2, usize::from), |_| {});
+        println!("seeds {seeds:?}: {:?}", summary.counts);
+        summary.show_failures();
+        summary
+    };
     assert!(failed.is_empty(), "{} of {} runs failed", failed.len(), seeds.end - seeds.start);
     if seeds.end - seeds.start >= 5_000 {
         // What is never met is not proven.
         let later = [Met::Gap];
-        let missing: Vec<_> = total.missing().into_iter().filter(|what| !later.contains(what)).collect();
+        let missing: Vec<_> = counts.missing().into_iter().filter(|what| !later.contains(what)).collect();
         assert!(missing.is_empty(), "never met: {missing:?}");
     }
 }
@@ -89,41 +82,6 @@ fn runs_that_failed_once_pass() {
             }
         }
     }
-}
-
-/// Every third with acknowledgements that wait for a follower.
-fn schedule(seed: u64) -> Schedule {
-    if seed.is_multiple_of(3) { Schedule::of(seed).replicated() } else { Schedule::of(seed) }
-}
-
-/// Plays the runs of these seeds on all cores.
-fn play(first: u64, end: u64) -> (Counts, Vec<(u64, String)>) {
-    let next = AtomicU64::new(first);
-    let result = Mutex::new((Counts::default(), Vec::new()));
-    thread::scope(|scope| {
-        for _ in 0..thread::available_parallelism().map_or(2, usize::from) {
-            scope.spawn(|| {
-                let mut counts = Counts::default();
-                let mut failed = Vec::new();
-                loop {
-                    let seed = next.fetch_add(1, Ordering::Relaxed);
-                    if seed >= end {
-                        break;
-                    }
-                    match run(&schedule(seed), &Options::default()) {
-                        Ok(outcome) => counts.add(&outcome.counts),
-                        Err(wrong) => failed.push((seed, wrong)),
-                    }
-                }
-                let mut result = result.lock().expect("a run has panicked");
-                result.0.add(&counts);
-                result.1.extend(failed);
-            });
-        }
-    });
-    let (counts, mut failed) = result.into_inner().expect("a run has panicked");
-    failed.sort();
-    (counts, failed)
 }
 
 fn number(variable: &str) -> Option<u64> {

@@ -172,7 +172,9 @@ fn apply(live: &mut Live, partial: &Partial) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use super::{Live, LogLevel, Partial, apply, read};
+    use tokio::sync::watch;
+
+    use super::{LOOK_INTERVAL, Live, LogLevel, Partial, apply, follow, read};
 
     #[test]
     fn a_file_changes_only_what_it_names() {
@@ -191,5 +193,27 @@ mod tests {
         let path = folder.path().join("gateway.yaml");
         std::fs::write(&path, "max-conections: 7\n").expect("written");
         assert!(read(&path).expect_err("refused").contains("max-conections"));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_file_is_followed_while_the_process_runs_and_a_wrong_one_changes_nothing() {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let path = folder.path().join("gateway.yaml");
+        let write = |text: &str| std::fs::write(&path, text).expect("written");
+        write("max-connections: 1\n");
+        let (settings, mut live) = watch::channel(Live::from(Partial::default()));
+        let following = tokio::spawn(follow(path.clone(), settings));
+        let mut next = async || {
+            live.changed().await.expect("it follows");
+            let live = live.borrow_and_update().clone();
+            (live.max_connections, live.accept_rate, live.log_level)
+        };
+        assert_eq!(next().await, (1, 500, LogLevel::Info));
+        write("max-connections: two\n");
+        tokio::time::sleep(LOOK_INTERVAL * 3).await;
+        write("accept-rate: 7\nlog-level: trace\n");
+        assert_eq!(next().await, (1, 7, LogLevel::Trace), "what is not named stays");
+        drop(live);
+        following.await.expect("it ends with the last who watches");
     }
 }

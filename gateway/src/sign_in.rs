@@ -126,3 +126,55 @@ impl Drop for Held<'_> {
         self.0.connects_waiting.dec();
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::*;
+    use crate::{
+        bus::MemoryBus,
+        config::Jwt,
+        directory::{Trust, Urls},
+        store::{MemoryStore, Store},
+    };
+
+    /// A sign-in whose key set is never fetched, with so many places for those who wait for it.
+    fn sign_in(places: usize) -> (Arc<SignIn>, Metrics) {
+        let jwks_url = Some("https://keys.invalid/set".parse().expect("a URL"));
+        let jwt = Jwt { secret_files: Vec::new(), public_key_file: None, jwks_url, issuer: None, audience: None };
+        let authenticator = Authenticator::new(&jwt).expect("no files");
+        let store = Store::Memory(MemoryStore::new(MemoryBus::default()));
+        let (directory, _news) =
+            Directory::new(store, Trust::Everything, false, &Urls::default()).expect("no webhooks");
+        let metrics = Metrics::default();
+        let sign_in =
+            SignIn { places: Semaphore::new(places), ..SignIn::new(authenticator, directory, metrics.clone()) };
+        (Arc::new(sign_in), metrics)
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn so_many_are_held_for_eight_seconds_and_others_are_sent_away_soon() {
+        let (sign_in, metrics) = sign_in(2);
+        let start = Instant::now();
+        let mut knocks = tokio::task::JoinSet::new();
+        for _ in 0..3 {
+            let sign_in = sign_in.clone();
+            knocks.spawn(async move {
+                // {"alg":"RS256"}, {}
+                let outcome = sign_in.identify(Some("eyJhbGciOiJSUzI1NiJ9.e30.AAAA"), &Span::none()).await;
+                (outcome.map(|_| ()), start.elapsed())
+            });
+        }
+        let mut ends = knocks.join_all().await;
+        ends.sort_by_key(|(_, after)| *after);
+        let [(first, soon), (second, late), (third, as_late)] = &ends[..] else { panic!("{ends:?}") };
+        assert_eq!(*first, Err(NotIn::Away("held_max")));
+        assert!((second, third) == (&Err(NotIn::Away("keys_unavailable")), &Err(NotIn::Away("keys_unavailable"))));
+        assert!(
+            *soon < Duration::from_secs(1) && *late >= HELD && *as_late < HELD + Duration::from_secs(1),
+            "{ends:?}"
+        );
+        assert_eq!((metrics.connects_held.get(), metrics.connects_waiting.get()), (2, 0));
+    }
+}

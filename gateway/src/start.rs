@@ -209,3 +209,27 @@ fn host_name() -> String {
     let name = std::env::var("HOSTNAME").ok().or_else(|| std::fs::read_to_string("/proc/sys/kernel/hostname").ok());
     name.map(|name| name.trim().to_owned()).filter(|name| !name.is_empty()).unwrap_or_else(|| "this host".to_owned())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn names_and_roles_come_from_where_the_flags_say() {
+        let secret = tempfile::NamedTempFile::new().expect("a file");
+        std::fs::write(secret.path(), "secret").expect("written");
+        let secret = secret.path().to_str().expect("text");
+        let redis = ["--redis-url", "redis://127.0.0.1:1"];
+        for (flags, trust) in [
+            (&[][..], Trust::Everything),
+            (&["--users-from-claims"], Trust::Everything),
+            (&redis, Trust::Keys),
+            (&[redis[0], redis[1], "--users-from-claims"], Trust::Claims),
+            (&[redis[0], redis[1], "--users-from-claims", "false"], Trust::Keys),
+        ] {
+            let words = ["collab-gateway", "--jwt-secret-file", secret];
+            let config = Config::load(words.iter().chain(flags).map(Into::into)).expect("works");
+            assert_eq!(Backend::new(&config).trust, trust, "{flags:?}");
+        }
+    }
+}

@@ -40,6 +40,7 @@ scenarios! {
     channels_are_heard_again_after_the_connection_was_killed
     commits_go_on_after_kill_9_and_nothing_is_lost_or_doubled
     the_next_password_is_tried_when_one_is_refused
+    a_user_of_the_servers_acl_signs_in
     servers_that_the_file_names_later_are_found
     a_follower_is_not_taken_for_the_primary
     a_script_is_loaded_again_after_the_server_forgot_it
@@ -267,6 +268,25 @@ async fn the_next_password_is_tried_when_one_is_refused(server: Server) {
     eventually("the file is read again", async || store.ping().await.is_ok()).await;
     let bus = Bus::Redis(RedisBus::new(settings));
     eventually("the bus knows it too", async || bus.subscribe("c").await.is_ok()).await;
+}
+
+async fn a_user_of_the_servers_acl_signs_in(server: Server) {
+    let mut client = server.client().await;
+    set(&mut client, &["ACL", "SETUSER", "gateway", "on", ">word", "allkeys", "allchannels", "allcommands"]).await;
+    set(&mut client, &["ACL", "SETUSER", "default", "resetpass", ">other"]).await;
+    let file = tempfile::NamedTempFile::new().unwrap();
+    std::fs::write(file.path(), "word\n").unwrap();
+    let settings = |username: Option<&str>| RedisSettings {
+        username: username.map(str::to_owned),
+        password_file: Some(file.path().to_owned()),
+        ..RedisSettings::at(vec![server.address()])
+    };
+    let nobody = Store::Redis(RedisStore::new(Arc::new(settings(None))));
+    assert!(matches!(nobody.ping().await, Err(StoreError::Unavailable(_))));
+    let gateway = Arc::new(settings(Some("gateway")));
+    Store::Redis(RedisStore::new(Arc::clone(&gateway))).ping().await.unwrap();
+    let bus = Bus::Redis(RedisBus::new(gateway));
+    eventually("the bus signs in too", async || bus.subscribe("c").await.is_ok()).await;
 }
 
 async fn servers_that_the_file_names_later_are_found(server: Server) {

@@ -77,6 +77,20 @@ async fn an_oversize_edit_is_refused_up_to_four_times_the_limit_and_closes_beyon
 }
 
 #[tokio::test]
+async fn a_document_grows_to_its_limit_and_no_further() {
+    let gateway = Gateway::start(Trust::Everything, &["--max-document-bytes", "2000"]).await;
+    let (mut client, _) = Client::joined(&gateway, "u1", "c1", "d").await;
+    let edit = |version: u64, seq: u64| json!({"documentId": "d", "version": version, "seq": seq, "ops": [{"insert": "x".repeat(1500)}]});
+    assert_eq!(client.ask("edit", edit(0, 1)).await, json!({"version": 1}));
+    let error = client.ask("edit", edit(1, 2)).await["error"].clone();
+    let told = [&error["code"], &error["documentId"], &error["seq"]];
+    assert_eq!(told, [&json!("DOCUMENT_TOO_LARGE"), &json!("d"), &json!(2)]);
+    assert!(error["message"].as_str().unwrap().contains("2000"), "{error}");
+    let (_, joined) = Client::joined(&gateway, "u2", "c2", "d").await;
+    assert_eq!(joined["content"].as_str().unwrap().len(), 1500);
+}
+
+#[tokio::test]
 async fn before_connect_nobody_may_send_much() {
     let gateway = Gateway::alone().await;
     let mut client = Client::upgraded(&gateway).await;
@@ -192,6 +206,19 @@ async fn what_needs_a_join_says_so() {
         assert_eq!(client.ask(name, payload).await["error"]["code"], "NOT_JOINED", "{name}");
     }
     assert_eq!(client.ask("leave-document", json!("d")).await, json!({}));
+}
+
+#[tokio::test]
+async fn names_may_be_the_tokens_while_access_is_what_the_keys_say() {
+    let gateway = Gateway::start(Trust::Claims, &[]).await;
+    gateway.store.set("user:ann", Some(r#"{"id": "ann", "name": "Name of the key"}"#));
+    for user in ["ann", "bob"] {
+        gateway.store.set(&format!("doc:d:access:{user}"), Some("write"));
+    }
+    let (_ann, _) = Client::joined(&gateway, "ann", "a", "d").await;
+    let (mut bob, joined) = Client::joined(&gateway, "bob", "b", "d").await;
+    assert_eq!(joined["activeUsers"][0]["name"], "Name of ann");
+    assert_eq!(bob.ask("join-document", json!("e")).await["error"]["code"], "ACCESS_DENIED");
 }
 
 #[tokio::test]

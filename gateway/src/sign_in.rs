@@ -143,11 +143,11 @@ mod tests {
     fn sign_in(places: usize) -> (Arc<SignIn>, Metrics) {
         let jwks_url = Some("https://keys.invalid/set".parse().expect("a URL"));
         let jwt = Jwt { secret_files: Vec::new(), public_key_file: None, jwks_url, issuer: None, audience: None };
-        let authenticator = Authenticator::new(&jwt).expect("no files");
+        let metrics = Metrics::default();
+        let authenticator = Authenticator::new(&jwt, &metrics).expect("no files");
         let store = Store::Memory(MemoryStore::new(MemoryBus::default()));
         let (directory, _news) =
-            Directory::new(store, Trust::Everything, false, &Urls::default()).expect("no webhooks");
-        let metrics = Metrics::default();
+            Directory::new(store, Trust::Everything, false, &Urls::default(), &metrics).expect("no webhooks");
         let sign_in =
             SignIn { places: Semaphore::new(places), ..SignIn::new(authenticator, directory, metrics.clone()) };
         (Arc::new(sign_in), metrics)

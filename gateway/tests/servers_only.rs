@@ -8,7 +8,7 @@ use std::{io::Write, sync::Arc};
 use bytes::Bytes;
 use collab_gateway::{
     bus::{Bus, Heard, RedisBus, document_channel},
-    store::{Creation, NewEntry, RedisSettings, RedisStore, Saved, Store, StoreError},
+    store::{Creation, NewEntry, PRESENCE_PAGE_ROWS, RedisSettings, RedisStore, Saved, Store, StoreError},
 };
 use document::{Identity, Point, Verdict};
 use redis::aio::MultiplexedConnection;
@@ -37,6 +37,7 @@ scenarios! {
     rows_of_clients_are_remembered_for_a_week
     old_numbered_rows_make_room_for_new_ones
     damage_is_told_apart_from_absence
+    ten_thousand_people_are_read_page_by_page
     channels_are_heard_again_after_the_connection_was_killed
     commits_go_on_after_kill_9_and_nothing_is_lost_or_doubled
     the_next_password_is_tried_when_one_is_refused
@@ -208,6 +209,48 @@ async fn damage_is_told_apart_from_absence(server: Server) {
     assert!(matches!(store.open("e").await, Err(StoreError::Damaged(_))));
     set(&mut client, &["HSET", "{doc:f}:meta", "v", "three"]).await;
     assert!(matches!(store.open("f").await, Err(StoreError::Damaged(_))));
+}
+
+async fn ten_thousand_people_are_read_page_by_page(server: Server) {
+    let (store, mut client) = (store(&server), server.client().await);
+    let row = |n: usize, row: &'static [u8]| (format!("p/u{n}"), Some(Bytes::from_static(row)));
+    store.write_presence("small", &[row(1, b"{}"), row(2, b"{}")]).await.unwrap();
+    assert_eq!(store.presence("small").await.unwrap().len(), 2);
+    assert_eq!(calls(&mut client, "hscan").await, 1, "a document of a few people costs one call");
+    let people: Vec<_> = (0..10_000).map(|n| row(n, b"{}")).collect();
+    for some in people.chunks(1_000) {
+        store.write_presence("large", some).await.unwrap();
+    }
+    // Others come and go meanwhile, so that the server's table grows and shrinks under the reader.
+    let done = std::sync::atomic::AtomicBool::new(false);
+    let guests = async {
+        let guests: Vec<_> = (20_000..22_000).map(|n| row(n, b"{}")).collect();
+        let gone: Vec<_> = guests.iter().map(|(name, _)| (name.clone(), None)).collect();
+        while !done.load(std::sync::atomic::Ordering::Relaxed) {
+            store.write_presence("large", &guests).await.unwrap();
+            store.write_presence("large", &gone).await.unwrap();
+        }
+    };
+    let reading = async {
+        for _ in 0..3 {
+            let read: std::collections::BTreeSet<String> =
+                store.presence("large").await.unwrap().into_iter().map(|(name, _)| name).collect();
+            let missing: Vec<_> = people.iter().filter(|(name, _)| !read.contains(name)).collect();
+            assert_eq!(missing, [] as [&(String, Option<Bytes>); 0], "who stays is read, whatever else happens");
+        }
+        done.store(true, std::sync::atomic::Ordering::Relaxed);
+    };
+    tokio::join!(guests, reading);
+    let pages = calls(&mut client, "hscan").await - 1;
+    assert!(pages >= 3 * (people.len() / (2 * PRESENCE_PAGE_ROWS)), "{pages} pages");
+    assert_eq!(calls(&mut client, "hgetall").await, 0);
+}
+
+/// How often the server was given this command.
+async fn calls(client: &mut MultiplexedConnection, command: &str) -> usize {
+    let stats = text(client, &["INFO", "commandstats"]).await;
+    let line = stats.lines().find_map(|line| line.strip_prefix(&format!("cmdstat_{command}:calls=")));
+    line.map_or(0, |line| line.split(',').next().unwrap().parse().unwrap())
 }
 
 async fn channels_are_heard_again_after_the_connection_was_killed(server: Server) {

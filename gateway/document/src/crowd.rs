@@ -34,7 +34,7 @@ pub(crate) struct Crowd {
     /// Whom some connection may show: outside a crowd exactly the active.
     shown: BTreeSet<Arc<str>>,
     is_crowd: bool,
-    /// Somebody joined who was not shown everybody.
+    /// Somebody joined during the crowd: whom they were shown others may not know, and the other way round.
     is_partial: bool,
     count_due_ms: Option<u64>,
     count_told_ms: Option<u64>,
@@ -131,8 +131,7 @@ impl Crowd {
             }
         }
         self.shown.extend(fresh);
-        let others = self.active.len() - usize::from(self.active.contains_key(user_id));
-        self.is_partial |= list.len() < others;
+        self.is_partial |= self.is_crowd;
         list
     }
 

@@ -24,8 +24,6 @@ const CURSORS_PER_USER: usize = 8;
 const TYPING_MS: u64 = 5_000;
 /// A typing sign that only repeats the last one is passed to other pods at most this often, in milliseconds.
 const TYPING_REPEAT_MS: u64 = 2_000;
-/// Bytes of positions that one pod tells another that asks for all of them; the latest come first.
-const TOLD_BYTES_MAX: usize = 64 << 10;
 
 /// Through which pod a cursor came; `None`: this one.
 pub(crate) type Origin = Option<Arc<str>>;
@@ -174,25 +172,21 @@ impl Cursors {
         self.order.iter().filter(is_shown).cloned().collect()
     }
 
-    /// The cursors that came through this pod.
+    /// The cursors that came through this pod, all of them: whoever hears of them takes back what is not named. At most
+    /// [`RECENT_USERS`] × [`CURSORS_PER_USER`], each of at most a kilobyte.
     pub(crate) fn own(&self) -> Vec<PeerCursor> {
-        let mut bytes = 0;
-        let mut own = Vec::new();
-        for (user_id, recent) in self.order.iter().filter_map(|id| Some((id, self.recent.get(id)?))) {
-            for (_, cursor) in recent.cursors.iter().filter(|(from, _)| from.is_none()) {
-                bytes += if let Position::Other(json) = &cursor.position { json.len() } else { 0 };
-                if bytes > TOLD_BYTES_MAX {
-                    return own;
-                }
-                own.push(PeerCursor {
-                    user_id: user_id.clone(),
-                    client_id: cursor.client_id.clone(),
-                    version: cursor.version,
-                    position: cursor.position.clone(),
-                });
-            }
-        }
-        own
+        let recent = self.order.iter().filter_map(|id| Some((id, self.recent.get(id)?)));
+        let cursors =
+            recent.flat_map(|(id, recent)| recent.cursors.iter().map(move |(from, cursor)| (id, from, cursor)));
+        cursors
+            .filter(|(_, from, _)| from.is_none())
+            .map(|(user_id, _, cursor)| PeerCursor {
+                user_id: user_id.clone(),
+                client_id: cursor.client_id.clone(),
+                version: cursor.version,
+                position: cursor.position.clone(),
+            })
+            .collect()
     }
 
     fn keep(&mut self, user_id: &Arc<str>, which: impl Fn(&Origin, &Arc<str>) -> bool) {

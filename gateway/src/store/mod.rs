@@ -53,6 +53,10 @@ pub const CHUNK_BYTES: usize = 256 << 10;
 /// Reads of what may have been missed that are under way at once. When a server comes back every open document has such
 /// a question, and each answer may have [`TAIL_BYTES_MAX`].
 pub const CATCH_UPS_MAX: usize = 64;
+/// Rows of a presence hash that one call returns, roughly: a tenth of a megabyte, and a millisecond of the server's time.
+pub const PRESENCE_PAGE_ROWS: usize = 512;
+/// Rows of one presence hash that are read at all; a document counts no more people of other pods than that.
+pub const PRESENCE_ROWS_MAX: usize = 100_000;
 /// A presence hash lives this long after the last renewal.
 pub const PRESENCE_LIFE_S: u64 = 24 * 3600;
 
@@ -328,7 +332,8 @@ impl Store {
         Ok(either!(self, store => store.application_value(&key))?.and_then(|value| rules::role(&value)))
     }
 
-    /// All rows of a document's presence as they were written.
+    /// All rows of a document's presence as they were written, at most about [`PRESENCE_ROWS_MAX`]. A row that is written
+    /// or removed meanwhile may be there or not, and one may come twice, the later state last.
     pub async fn presence(&self, document: &str) -> Result<Vec<(String, Bytes)>, StoreError> {
         either!(self, store => store.presence(document))
     }

@@ -12,8 +12,8 @@ use tokio::sync::{Semaphore, SemaphorePermit, watch};
 
 use super::{
     Away, CATCH_UPS_MAX, CHUNK_BYTES, Committed, Creation, Era, Link, LookedUp, NewEntry, Opened, PRESENCE_LIFE_S,
-    RedisSettings, Saved, Script, Servers, StoreError, StoredEntry, Tail, durability::GroupCommit, health::Health,
-    rules,
+    PRESENCE_PAGE_ROWS, PRESENCE_ROWS_MAX, RedisSettings, Saved, Script, Servers, StoreError, StoredEntry, Tail,
+    durability::GroupCommit, health::Health, rules,
 };
 
 /// Before each chunk of a snapshot: which save it belongs to.
@@ -264,11 +264,24 @@ impl RedisStore {
     }
 
     pub(super) async fn presence(&self, document: &str) -> Result<Vec<(String, Bytes)>, StoreError> {
-        let rows: Vec<(String, Vec<u8>)> = {
-            let key = key(document, "presence");
-            self.rest.query(&key, Cmd::new().arg("HGETALL").arg(&key)).await?
-        };
-        Ok(rows.into_iter().map(|(name, row)| (name, row.into())).collect())
+        let key = key(document, "presence");
+        let (mut rows, mut cursor) = (Vec::new(), 0_u64);
+        loop {
+            // A small hash comes whole, a large one never keeps the server from others for long. What is missed because
+            // another server goes on with the cursor is doubted before it is believed (`Input::Presence`).
+            let mut scan = Cmd::new();
+            scan.arg("HSCAN").arg(&key).arg(cursor).arg("COUNT").arg(PRESENCE_PAGE_ROWS);
+            let (next, page): (u64, Vec<(String, Vec<u8>)>) = self.rest.query(&key, &scan).await?;
+            rows.extend(page.into_iter().map(|(name, row)| (name, Bytes::from(row))));
+            cursor = next;
+            if cursor == 0 {
+                return Ok(rows);
+            }
+            if rows.len() >= PRESENCE_ROWS_MAX {
+                tracing::warn!(document, rows = rows.len(), "more people than are counted");
+                return Ok(rows);
+            }
+        }
     }
 
     pub(super) async fn write_presence(

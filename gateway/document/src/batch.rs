@@ -184,11 +184,11 @@ impl Document {
             if verdict == Verdict::Behind && head == flight.head {
                 self.stalled_at = Some(head);
             }
-            self.on_verdict(origin, verdict);
+            self.on_verdict(origin, verdict, !reply.more);
         }
     }
 
-    fn on_verdict(&mut self, origin: Origin, verdict: Verdict) {
+    fn on_verdict(&mut self, origin: Origin, verdict: Verdict, is_whole: bool) {
         if *origin.session == *HEALED_SESSION {
             return self.on_healed(&origin, verdict);
         }
@@ -207,7 +207,7 @@ impl Document {
                         // The store knows the version of a client's last edit; the log, of those that it still has.
                         let logged = self.history.version_of(&origin.identity).unwrap_or(version);
                         let owed = Owed { connection: id, reply, identity: origin.identity.clone() };
-                        self.acknowledge(owed, logged, Some(verdict));
+                        self.acknowledge_told(owed, logged, verdict, is_whole);
                     }
                     if version <= self.head().version && self.is_front(&origin) {
                         self.start_afresh(id, &origin);

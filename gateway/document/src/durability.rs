@@ -34,10 +34,12 @@ struct Round {
 pub(crate) struct Waiting {
     pub(crate) owed: Owed,
     pub(crate) version: Version,
-    /// The commit call whose reply is being handled appended it or found it there; else this pod has seen it.
+    /// The reply that is being handled shows that the log has it, up to the head.
     by_commit: bool,
-    /// Appended as this very version.
+    /// Appended as this very version; a repeat may have been told that of a later edit of its client.
     is_exact: bool,
+    /// This pod has it, at or below its head; until then a reply said so, of a log that may be lost since.
+    pub(crate) is_seen: bool,
 }
 
 impl Durability {
@@ -70,17 +72,27 @@ impl Durability {
 }
 
 impl Document {
-    /// An edit is in the log as this version: says so, now or when that is durable. `verdict`: the commit call's, where
-    /// its reply is being handled.
-    pub(crate) fn acknowledge(&mut self, owed: Owed, version: Version, verdict: Option<Verdict>) {
-        let is_exact = matches!(verdict, Some(Verdict::Ok(_)));
+    /// An edit is in the log as this version, as this pod sees: says so, now or when that is durable.
+    pub(crate) fn acknowledge(&mut self, owed: Owed, version: Version) {
+        self.promise(Waiting { owed, version, by_commit: false, is_exact: false, is_seen: true });
+    }
+
+    /// The same of an edit of which only the reply to a commit says so. `is_whole`: the reply brought all of the log up to
+    /// that version.
+    pub(crate) fn acknowledge_told(&mut self, owed: Owed, version: Version, verdict: Verdict, is_whole: bool) {
+        let is_exact = matches!(verdict, Verdict::Ok(_));
+        self.promise(Waiting { owed, version, by_commit: is_whole, is_exact, is_seen: false });
+    }
+
+    fn promise(&mut self, waiting: Waiting) {
+        let Waiting { version, is_exact, .. } = waiting;
         let mutation = self.settings.mutation;
         let is_broken =
             mutation == Mutation::AcknowledgeUndurable || (mutation == Mutation::RepeatIsDurable && !is_exact);
         if !self.settings.durable_acks || is_broken {
-            return self.answer(owed.connection, Some(owed.reply), Ok(Answer::Version(version)));
+            return self.answer(waiting.owed.connection, Some(waiting.owed.reply), Ok(Answer::Version(version)));
         }
-        self.durability.open.push(Waiting { owed, version, by_commit: verdict.is_some(), is_exact });
+        self.durability.open.push(waiting);
         self.durability.waiting += 1;
     }
 
@@ -91,17 +103,13 @@ impl Document {
             return;
         }
         let head = self.head().clone();
-        let (ready, mut later): (Vec<_>, Vec<_>) =
+        let (mut ready, mut later): (Vec<_>, Vec<_>) =
             std::mem::take(&mut self.durability.open).into_iter().partition(|waiting| waiting.version <= head.version);
         for waiting in &mut later {
             waiting.by_commit = false;
         }
         self.durability.open = later;
-        let is_taken_back = |waiting: &Waiting| {
-            let logged = self.history.canonical(waiting.version).filter(|_| waiting.is_exact);
-            logged.is_some_and(|entry| entry.identity != waiting.owed.identity)
-        };
-        if ready.iter().any(is_taken_back) {
+        if ready.iter().any(|waiting| self.is_taken_back(waiting)) {
             // The log has something else there than it said: what this pod knows of it is not true any more.
             self.durability.open.extend(ready);
             return self.reopen();
@@ -109,11 +117,21 @@ impl Document {
         if ready.is_empty() {
             return;
         }
+        ready.iter_mut().for_each(|waiting| waiting.is_seen = true);
         let by_commit = ready.iter().all(|waiting| waiting.by_commit);
         self.durability.ticket += 1;
         let ticket = self.durability.ticket;
         self.durability.rounds.push_back(Round { ticket, since_ms: now_ms, is_told: false, waiting: ready });
         self.out.push(Command::MakeDurable { ticket, at: head, by_commit });
+    }
+
+    /// Whether the log, now that this pod has it up to there, is not what a reply said it was.
+    fn is_taken_back(&self, waiting: &Waiting) -> bool {
+        let identity = &waiting.owed.identity;
+        match self.history.canonical(waiting.version).filter(|_| waiting.is_exact) {
+            Some(entry) => entry.identity != *identity,
+            None => !waiting.is_seen && !waiting.by_commit && self.history.version_of(identity).is_none(),
+        }
     }
 
     /// Everything up to this ticket is durable.

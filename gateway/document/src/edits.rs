@@ -182,7 +182,7 @@ impl Document {
         let client_id = self.connections.get(&id).map(|connection| connection.client_id.clone());
         if let (Some(client_id), Some(reply)) = (client_id, reply) {
             let identity = Identity { id: client_id, seq, by_gateway: false };
-            self.acknowledge(Owed { connection: id, reply, identity }, version, None);
+            self.acknowledge(Owed { connection: id, reply, identity }, version);
         }
     }
 

@@ -224,7 +224,7 @@ impl Document {
     fn acknowledge_lost(&mut self, lost: Lost, version: Version) {
         for (connection, reply) in lost.replies {
             let owed = Owed { connection, reply, identity: lost.identity.clone() };
-            self.acknowledge(owed, version, None);
+            self.acknowledge(owed, version);
         }
     }
 
@@ -310,8 +310,14 @@ impl Document {
     ) {
         for waiting in self.durability.start_over() {
             let is_it = |lost: &Lost| lost.identity == waiting.owed.identity;
-            if waiting.version <= common {
-                self.acknowledge(waiting.owed, waiting.version, None);
+            // What only a reply said may be of the history that ended.
+            let kept = if waiting.is_seen {
+                Some(waiting.version).filter(|version| *version <= common)
+            } else {
+                self.history.version_of(&waiting.owed.identity)
+            };
+            if let Some(version) = kept {
+                self.acknowledge(waiting.owed, version);
             } else if let Some(lost) =
                 acknowledged.iter_mut().map(|(lost, _)| lost).chain(&mut healing.list).find(|lost| is_it(lost))
             {

@@ -143,6 +143,32 @@ fn an_edit_that_the_log_took_back_is_not_acknowledged() {
     assert!(desk.commands.iter().any(|command| matches!(command, Command::Reopen)));
 }
 
+/// The same of a repeat, which was told the version of a later edit of its client, and by a pod that opens the document
+/// again before it has seen either.
+#[test]
+fn what_only_a_lost_reply_said_is_not_acknowledged_by_another_entry() {
+    for verdict in [Verdict::Ok(1), Verdict::Dup(1)] {
+        let mut desk = desk();
+        desk.join(1);
+        desk.hold = true;
+        desk.edit(1, 0, 1, insert(0, "x"));
+        desk.held.clear();
+        desk.input(Input::Committed(CommitReply {
+            verdicts: vec![verdict],
+            tail: Vec::new(),
+            more: true,
+            forked: false,
+        }));
+        desk.append(entry("c9", 1, "far", 0, insert(0, "far")));
+        desk.release();
+        assert!(desk.commands.iter().any(|command| matches!(command, Command::Reopen)), "{verdict:?}");
+        desk.document.open_again(common::start("abc"), desk.log.clone(), desk.now_ms).expect("it opens");
+        desk.tick(1);
+        assert_eq!(tickets(&desk), [], "{verdict:?}");
+        assert_eq!(answers(&mut desk, 1), [], "{verdict:?}");
+    }
+}
+
 #[test]
 fn nothing_more_is_committed_while_too_many_acknowledgements_wait() {
     let settings = Settings { durable_acks: true, durable_waiting: 2, ..Settings::default() };

@@ -17,8 +17,18 @@ pub(crate) enum Job {
     Fetch { after: Point },
     /// A snapshot.
     Save(Arc<Snapshot>),
-    /// Wait until a follower has what is in the log.
-    Wait { ticket: u64 },
+    /// Wait until a follower has the log up to a point.
+    Wait(Question),
+}
+
+/// What a pod wants to be durable, asked as the gateway asks it: one question at a time, those that come meanwhile as one.
+#[derive(Debug, Clone)]
+pub(crate) struct Question {
+    pub(crate) ticket: u64,
+    /// The log up to here.
+    pub(crate) at: Point,
+    /// The primary whose log is known to have it; none: the log must be asked.
+    pub(crate) era: Option<u64>,
 }
 
 /// What the document is told of a job.
@@ -27,19 +37,8 @@ pub(crate) struct Reply {
     /// The primary that said it.
     pub(crate) era: u64,
     pub(crate) inputs: Vec<Input>,
-    /// The point after which the log was read.
-    pub(crate) after: Option<Point>,
-}
-
-impl Reply {
-    /// The point that this shows to be in the log.
-    pub(crate) fn proves(&self) -> Option<Point> {
-        let last = self
-            .inputs
-            .iter()
-            .find_map(|input| if let Input::Learned(entries) = input { entries.last() } else { None });
-        last.map(|last| last.at.clone()).or_else(|| self.after.clone())
-    }
+    /// It ends the question that is asked.
+    pub(crate) ends_question: bool,
 }
 
 /// One pod and its copy of the document.
@@ -57,8 +56,11 @@ pub(crate) struct Pod {
     pub(crate) away: bool,
     /// The primary that it has met last.
     pub(crate) era: u64,
-    /// That primary's log is known to have what the document stands at.
-    pub(crate) proven: bool,
+    /// The primary that said the newest reply to a commit.
+    committed_era: Option<u64>,
+    /// A question is under way.
+    asks: bool,
+    next_question: Option<Question>,
     /// It stands still.
     pub(crate) paused: bool,
 }
@@ -73,38 +75,62 @@ impl Pod {
             published: VecDeque::new(),
             away: false,
             era,
-            proven: true,
+            committed_era: None,
+            asks: false,
+            next_question: None,
             paused: false,
         }
     }
 
     /// Something comes back from the primary that the pod has met last.
     pub(crate) fn answer(&mut self, inputs: Vec<Input>) {
-        self.replies.push_back(Reply { era: self.era, inputs, after: None });
+        self.replies.push_back(Reply { era: self.era, inputs, ends_question: false });
     }
 
-    /// Makes sure that it becomes known whether the head is in the log.
-    pub(crate) fn prove_head(&mut self) {
-        let is_asked = self.jobs.iter().any(|job| matches!(job, Job::Fetch { .. }));
-        let is_answered = self.replies.iter().any(|reply| reply.after.is_some());
-        if !self.proven && !is_asked && !is_answered {
-            self.check_head();
+    /// The question that is asked is answered.
+    pub(crate) fn answer_question(&mut self, input: Input) {
+        self.replies.push_back(Reply { era: self.era, inputs: vec![input], ends_question: true });
+    }
+
+    /// The document wants the log up to here to be durable; `by_commit`: the reply that it handles shows it to be there.
+    pub(crate) fn make_durable(&mut self, ticket: u64, at: Point, by_commit: bool) {
+        let era = self.committed_era.filter(|_| by_commit);
+        // What the older of two was known by must do for both.
+        let era = if self.next_question.as_ref().is_some_and(|older| older.era != era) { None } else { era };
+        self.next_question = Some(Question { ticket, at, era });
+        self.ask_next();
+    }
+
+    fn ask_next(&mut self) {
+        if !self.asks
+            && let Some(question) = self.next_question.take()
+        {
+            self.asks = true;
+            self.jobs.push_back(Job::Wait(question));
+        }
+    }
+
+    /// Takes note of a reply that the document is about to be told.
+    pub(crate) fn tells(&mut self, reply: &Reply) {
+        if reply.inputs.iter().any(|input| matches!(input, Input::Committed(_))) {
+            self.committed_era = Some(reply.era);
+        }
+        if reply.ends_question {
+            self.asks = false;
+            self.ask_next();
         }
     }
 
     /// Takes note of a reply that the document has been told.
-    pub(crate) fn told(&mut self, era: u64, proves: Option<&Point>) {
+    pub(crate) fn told(&mut self, era: u64) {
         if era < self.era {
             // What a lost primary said came after the head was checked against the log of the new one.
             self.check_head();
-        } else if proves == Some(self.document.head()) {
-            self.proven = true;
         }
     }
 
     /// Asks whether what the document stands at is a point of the log.
     pub(crate) fn check_head(&mut self) {
-        self.proven = false;
         let after = self.document.head().clone();
         self.jobs.push_front(Job::Fetch { after });
     }

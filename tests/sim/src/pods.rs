@@ -133,15 +133,8 @@ impl World {
         if lost {
             self.counts.meet(Met::LostReply);
         }
-        if let Job::Wait { ticket } = job {
-            if lost || self.asks_lost_primary || !self.pods[pod].proven {
-                // What the document stands at may be lost: a follower of this primary says nothing of it.
-                self.pods[pod].jobs.push_back(job);
-                self.pods[pod].prove_head();
-            } else {
-                self.wait_for_follower(pod, ticket);
-            }
-            return;
+        if let Job::Wait(question) = job {
+            return self.ask_for_durability(pod, question, lost);
         }
         let replies = match job.clone() {
             Job::Lookup { connection, clients, after } => {
@@ -184,7 +177,7 @@ impl World {
                 inputs
             }
             Job::Fetch { .. } => vec![Input::Forked],
-            Job::Wait { .. } => Vec::new(),
+            Job::Wait(_) => Vec::new(),
             Job::Save(snapshot) => {
                 if !self.asks_lost_primary {
                     self.replicas.save(&snapshot, self.now_ms);
@@ -196,9 +189,6 @@ impl World {
             }
         };
         self.pods[pod].answer(replies);
-        if let (Job::Fetch { after }, Some(reply)) = (job, self.pods[pod].replies.back_mut()) {
-            reply.after = Some(after).filter(|after| self.store.has(after));
-        }
     }
 
     /// Runs the commit script and publishes what it appended.
@@ -259,11 +249,11 @@ impl World {
         let reorder = self.has(Fault::Reorder);
         let index = if reorder { self.random.below(self.pods[pod].replies.len()) } else { 0 };
         let Some(reply) = self.pods[pod].replies.remove(index) else { return Ok(()) };
-        let (era, proves) = (reply.era, reply.proves());
+        self.pods[pod].tells(&reply);
         for input in reply.inputs {
             self.input(pod, input)?;
         }
-        self.pods[pod].told(era, proves.as_ref());
+        self.pods[pod].told(reply.era);
         Ok(())
     }
 
@@ -310,7 +300,7 @@ impl World {
                         connection.paused = pause;
                     }
                 }
-                Command::MakeDurable { ticket, .. } => self.pods[pod].jobs.push_back(Job::Wait { ticket }),
+                Command::MakeDurable { ticket, at, by_commit } => self.pods[pod].make_durable(ticket, at, by_commit),
                 Command::Diverged { version } => return Err(Broken(format!("copies differ at {version}"))),
                 Command::Reopen => return self.reopen(pod),
             }

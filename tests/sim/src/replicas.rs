@@ -11,7 +11,7 @@ use crate::{
     client::Broken,
     counts::Met,
     log::{Log, new_entries},
-    pod::Job,
+    pod::{Job, Question},
     schedule::Fault,
     store::BrokenRule,
     typing,
@@ -45,10 +45,10 @@ struct Follower {
 }
 
 /// A pod that waits until a follower has so many changes.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug)]
 struct Wait {
     pod: usize,
-    ticket: u64,
+    question: Question,
     changes: u64,
 }
 
@@ -121,21 +121,39 @@ impl World {
         self.answer_waits();
     }
 
+    /// One call of a pod's question: whether this primary's log has the point, or, where that is known, WAIT.
+    pub(crate) fn ask_for_durability(&mut self, pod: usize, question: Question, lost: bool) {
+        match question.era {
+            None if lost => self.ask_again(pod, question, None),
+            None if self.store.has(&question.at) => self.ask_again(pod, question, Some(self.pods[pod].era)),
+            None => self.pods[pod].answer_question(Input::Forked),
+            // Nobody follows a lost primary, and of what another one was known to have this one knows nothing.
+            Some(era) if lost || self.asks_lost_primary || era != self.era => self.ask_again(pod, question, None),
+            Some(_) => self.wait_for_follower(pod, question),
+        }
+    }
+
+    fn ask_again(&mut self, pod: usize, question: Question, era: Option<u64>) {
+        self.pods[pod].jobs.push_back(Job::Wait(Question { era, ..question }));
+    }
+
     /// A write and WAIT: an answer when a follower has the write, and so all that was there before it.
-    pub(crate) fn wait_for_follower(&mut self, pod: usize, ticket: u64) {
+    fn wait_for_follower(&mut self, pod: usize, question: Question) {
         let replicas = &mut self.replicas;
         let writes = self.profile.rules.broken != BrokenRule::WaitWithoutWrite;
         if writes {
             replicas.write(&Change::Mark);
         }
         let changes = if writes { replicas.written } else { 0 };
-        replicas.waits.push(Wait { pod, ticket, changes });
+        replicas.waits.push(Wait { pod, question, changes });
+        let has: Vec<_> = self.replicas.followers.iter().map(|f| (f.has, f.log.head().version)).collect();
+        self.trace(|| format!("pod {pod} waits for {changes}: {has:?}"));
         self.answer_waits();
     }
 
     fn answer_waits(&mut self) {
-        for wait in self.replicas.fulfilled() {
-            self.pods[wait.pod].answer(vec![Input::Durable { ticket: wait.ticket }]);
+        for Wait { pod, question, .. } in self.replicas.fulfilled() {
+            self.pods[pod].answer_question(Input::Durable { ticket: question.ticket });
         }
     }
 
@@ -156,6 +174,7 @@ impl World {
         let before = self.store.head().clone();
         let new = self.replicas.followers.swap_remove(chosen).log;
         let lost = std::mem::replace(&mut self.store, new);
+        self.trace(|| format!("failover from {before:?} to {:?}", self.store.head()));
         self.lost_primary = self.profile.lost_answers.then_some(lost);
         if self.store.point(before.version) != Some(&before) {
             self.counts.meet(Met::LostTail);
@@ -163,9 +182,9 @@ impl World {
         }
         self.replicas = Replicas::of(&self.store, count);
         self.era += 1;
-        for wait in waits {
+        for Wait { pod, question, .. } in waits {
             // Its outcome is unknown: it is asked again, of the new primary.
-            self.pods[wait.pod].jobs.push_back(Job::Wait { ticket: wait.ticket });
+            self.ask_again(pod, question, None);
         }
     }
 

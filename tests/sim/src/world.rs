@@ -23,7 +23,7 @@ use crate::{
 
 /// Rounds after which everything has come to rest, or never does.
 const ROUNDS_MAX: usize = 600;
-/// Things that happen to pods in a run, at most: the longest of a million takes a tenth of them.
+/// Things that happen to pods in a run, at most: a run with more would never end.
 const STEPS_MAX: usize = 100_000;
 
 /// An edit that a user made.

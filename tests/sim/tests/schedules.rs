@@ -49,7 +49,7 @@ const REPLICATED: [(&str, &[u64]); 1] = [
 ];
 
 /// Runs that failed once, by what was wrong.
-const REGRESSIONS: [(&str, &[u64]); 5] = [
+const REGRESSIONS: [(&str, &[u64]); 6] = [
     // A client got entries of a primary that was lost while its join by version was under way; the pod opened anew and
     // answered that join by the entries of the new history.
     ("a join answered from a lost history was taken after `rejoin`", &[8_006]),
@@ -63,6 +63,14 @@ const REGRESSIONS: [(&str, &[u64]); 5] = [
     (
         "a fetch that came too late was waited for, and never asked again",
         &[20_705, 25_162, 25_554, 25_929, 35_699, 104_368],
+    ),
+    // A reply named a version that the pod had not seen; a failover lost it, and another entry took its place.
+    (
+        "an edit was acknowledged that only the reply of a lost primary had told of",
+        &[
+            66_186, 149_679, 152_634, 203_862, 390_123, 426_342, 437_250, 440_484, 450_495, 581_787, 684_222, 764_316,
+            834_030, 922_110, 944_256,
+        ],
     ),
     // The simulation's own: the product's client core ignores them.
     ("entries of a session that `rejoin` had ended were taken", &[49_239]),

@@ -6,7 +6,7 @@
 
 use crate::{
     Code, Command, ConnectionId, Document, Event, Role,
-    connection::{Connection, Stage},
+    connection::Stage,
     edits::{allowed, read_only, refusal},
     queue::Queued,
 };
@@ -61,7 +61,8 @@ impl Document {
         let Some(connection) = self.connections.get_mut(&id) else { return };
         // A join under way brings the role that its own lookup reads.
         let is_told = matches!(connection.stage, Stage::Joined | Stage::Rejoining(_));
-        if !is_told && !prepared(connection) || connection.role == role {
+        let is_looked_up = matches!(connection.stage, Stage::Joining(_)) && !self.lookups.contains_key(&id);
+        if !is_told && !is_looked_up || connection.role == role {
             return;
         }
         connection.role = role;
@@ -73,9 +74,4 @@ impl Document {
             self.out.push(Command::Send { to: vec![id], event: Event::AccessChanged { role: Some(role) } });
         }
     }
-}
-
-/// Whether the join has its role already.
-fn prepared(connection: &Connection) -> bool {
-    matches!(&connection.stage, Stage::Joining(joining) if joining.lookups == 0)
 }

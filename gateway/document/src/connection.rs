@@ -60,8 +60,7 @@ pub(crate) struct Joining {
     pub(crate) replies: Vec<ReplyId>,
     /// When it was asked for.
     pub(crate) since_ms: u64,
-    /// Lookups that have not come back; the last one counts.
-    pub(crate) lookups: u32,
+    /// The newest of what lookups said of its client.
     pub(crate) row: Option<ClientRow>,
     /// The version that must be reached first.
     pub(crate) reach: Version,

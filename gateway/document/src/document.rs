@@ -70,6 +70,9 @@ pub struct Document {
     pub(crate) saving: Option<Saving>,
     /// This pod has committed something since its last snapshot.
     pub(crate) wrote_since_save: bool,
+    /// Lookups under way. They may outlive the join that they were made for, and do not say which that was: a join waits
+    /// for all of its connection.
+    pub(crate) lookups: BTreeMap<ConnectionId, u32>,
     /// The highest number of the client `newline` that is known to be in the log.
     pub(crate) newline_seq: u64,
     /// A join waits for the newline that Quill wants at the end.
@@ -174,6 +177,7 @@ impl Document {
             ask_for_cursors: true,
             now_ms,
             cursors: Cursors::default(),
+            lookups: BTreeMap::new(),
             had_clients: false,
             reopening: false,
             out: Vec::new(),

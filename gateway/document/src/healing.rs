@@ -334,6 +334,7 @@ impl Document {
         self.draining.clear();
         self.waiting.clear();
         self.busy.clear();
+        self.lookups.clear();
         self.flight = None;
         self.stalled_at = None;
         self.fetching = None;
@@ -368,7 +369,7 @@ impl Document {
                         let mut early = std::mem::take(&mut connection.inbox);
                         early.append(&mut joining.early);
                         joining.early = early;
-                        (joining.lookups, joining.row, joining.reach, joining.prepared) = (1, None, 0, false);
+                        (joining.row, joining.reach, joining.prepared) = (None, 0, false);
                         joining.since_ms = now_ms;
                         connection.stage = Stage::Joining(joining);
                     }

@@ -60,7 +60,6 @@ impl Document {
             early,
             replies: join.reply.into_iter().collect(),
             since_ms: now_ms,
-            lookups: 1,
             row: None,
             reach: 0,
             prepared: false,
@@ -108,18 +107,16 @@ impl Document {
             clients.push(Arc::from(NEWLINE_CLIENT));
         }
         let user_id = connection.user.id.clone();
+        *self.lookups.entry(id).or_default() += 1;
         self.out.push(Command::Lookup { connection: id, user_id, clients, after: self.head().clone() });
     }
 
     pub(crate) fn on_looked_up(&mut self, id: ConnectionId, result: Result<Lookup, Refusal>, now_ms: u64) {
+        let is_last = self.is_last_lookup(id);
         let lookup = match result {
             Ok(lookup) => lookup,
             Err(why) => {
-                let joining = self.connections.get_mut(&id).and_then(Connection::joining);
-                if joining.is_some_and(|joining| {
-                    joining.lookups = joining.lookups.saturating_sub(1);
-                    joining.lookups == 0
-                }) {
+                if is_last && self.connections.get_mut(&id).and_then(Connection::joining).is_some() {
                     self.end_join(id, why, now_ms);
                 }
                 return;
@@ -140,17 +137,26 @@ impl Document {
         let row = lookup.rows.into_iter().find(|row| row.client_id == connection.client_id);
         let foreign = row.as_ref().is_some_and(|row| row.owner != connection.user.id);
         let Some(joining) = connection.joining() else { return };
-        joining.lookups = joining.lookups.saturating_sub(1);
-        if joining.lookups > 0 {
-            return;
-        }
-        if foreign {
+        if foreign && is_last {
             return self.end_join(id, not_owner(), now_ms);
         }
         let wanted = joining.version.filter(|_| lookup.more).unwrap_or(0);
-        joining.reach = wanted.max(row.as_ref().map_or(0, |row| row.version));
-        joining.row = row;
+        joining.reach = joining.reach.max(wanted).max(row.as_ref().map_or(0, |row| row.version));
+        // An older lookup may come back later.
+        joining.row = joining.row.take().into_iter().chain(row).max_by_key(|row| row.last_seq);
         connection.role = lookup.role;
+    }
+
+    /// Counts a lookup that has come back; says whether it is the last one of its connection.
+    fn is_last_lookup(&mut self, id: ConnectionId) -> bool {
+        let left = self.lookups.get_mut(&id).map_or(0, |under_way| {
+            *under_way = under_way.saturating_sub(1);
+            *under_way
+        });
+        if left == 0 {
+            self.lookups.remove(&id);
+        }
+        left == 0
     }
 
     /// Takes every join as far as it goes.
@@ -227,7 +233,6 @@ impl Document {
         let mut joining = joining;
         match std::mem::replace(&mut connection.stage, Stage::Joined) {
             Stage::Joining(mut before) => {
-                joining.lookups = before.lookups + 1;
                 joining.replies.splice(0..0, before.replies);
                 joining.replies.truncate(MAX_REPLIES);
                 before.early.append(&mut joining.early);
@@ -254,7 +259,7 @@ impl Document {
         let head = self.head().version;
         let Some(connection) = self.connections.get_mut(&id) else { return };
         let Stage::Joining(joining) = &mut connection.stage else { return };
-        if joining.lookups > 0 || joining.reach > head {
+        if self.lookups.contains_key(&id) || joining.reach > head {
             return;
         }
         if !joining.prepared {

@@ -165,7 +165,7 @@ impl Document {
         });
         let joins_wait = self.joining.iter().any(|id| {
             matches!(self.connections.get(id).map(|connection| &connection.stage),
-                Some(Stage::Joining(joining)) if joining.lookups == 0 && joining.reach > head)
+                Some(Stage::Joining(joining)) if !self.lookups.contains_key(id) && joining.reach > head)
         });
         if edits_wait || joins_wait || self.stalled_at == Some(head) {
             self.fetch_wanted = true;

@@ -5,7 +5,9 @@
 mod common;
 
 use common::{Desk, Got, edit, entry, insert, join};
-use document::{Answer, Code, Command, Event, Input, Join, JoinedContent, Logged, Point, Snapshot};
+use document::{
+    Answer, Code, Command, Event, Input, Join, JoinedContent, Leaving, Logged, Lookup, Point, Role, Snapshot,
+};
 use ot::Delta;
 
 #[test]
@@ -84,4 +86,37 @@ fn a_join_that_crossed_entries_of_a_lost_history_is_answered_by_content() {
     let joined = joined.expect("the join that was under way is answered");
     assert!(matches!(&joined.content, JoinedContent::Ops(ops) if ops.plain_text() == "lost kept abc"), "{joined:?}");
     assert_eq!(joined.session, "s2".into());
+}
+
+/// What the store said for a join that was given up is older than what this pod has by then.
+#[test]
+fn a_lookup_of_a_join_that_is_over_does_not_answer_the_next_one() {
+    let mut desk = Desk::new();
+    desk.hold = true;
+    desk.input(Input::Join(join(1)));
+    let Some(Command::Lookup { connection, .. }) = desk.held.pop() else { panic!("nothing was looked up") };
+    let lookup = |rows, tail| Lookup { role: Role::Write, rows, tail, more: false };
+    let answer = |lookup| Input::LookedUp { connection, result: Ok(lookup) };
+    let before = answer(lookup(Vec::new(), Vec::new()));
+    desk.leave(1, Leaving::Said);
+    // Its edit arrives after all, through another pod.
+    desk.append(entry("c1", 1, "other", 0, insert(0, "x")));
+    desk.input(Input::Learned(desk.log.clone()));
+    desk.input(Input::Join(join(1)));
+    let after = answer(lookup(desk.rows.values().cloned().collect(), Vec::new()));
+    let joined = |desk: &mut Desk| {
+        let events = desk.events(1).into_iter();
+        events.filter_map(|event| if let Event::DocumentJoined(joined) = event { Some(joined) } else { None }).next()
+    };
+    desk.input(before.clone());
+    assert_eq!(joined(&mut desk), None, "it may be the older of two");
+    desk.input(after.clone());
+    assert_eq!(joined(&mut desk).map(|joined| (joined.at.version, joined.last_seq)), Some((1, 1)));
+    // The other way round the newer one counts all the same.
+    desk.input(Input::Join(Join { session: "s2".into(), ..join(1) }));
+    desk.leave(1, Leaving::Said);
+    desk.input(Input::Join(Join { session: "s3".into(), ..join(1) }));
+    desk.input(after);
+    desk.input(before);
+    assert_eq!(joined(&mut desk).map(|joined| (joined.at.version, joined.last_seq)), Some((1, 1)));
 }

@@ -353,6 +353,9 @@ impl World {
             let healers = self.pods.iter().filter(|pod| pod.document.missing() > 0).count();
             self.counts.meet_times(Met::HealersMeet, usize::from(reopened.missing > 0 && healers > 1));
             self.owed.extend(owed.into_iter().map(|token| (pod, token)));
+        } else {
+            // The histories part further back than this pod remembers, what it had put back before included.
+            self.owed.retain(|(owing, _)| *owing != pod);
         }
         if away {
             self.toggle_store(pod)?;

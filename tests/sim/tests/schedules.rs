@@ -49,7 +49,7 @@ const REPLICATED: [(&str, &[u64]); 1] = [
 ];
 
 /// Runs that failed once, by what was wrong.
-const REGRESSIONS: [(&str, &[u64]); 7] = [
+const REGRESSIONS: [(&str, &[u64]); 8] = [
     // A client got entries of a primary that was lost while its join by version was under way; the pod opened anew and
     // answered that join by the entries of the new history.
     ("a join answered from a lost history was taken after `rejoin`", &[8_006]),
@@ -74,6 +74,8 @@ const REGRESSIONS: [(&str, &[u64]); 7] = [
     ),
     // It said that less of the client is in the log than the content has, so that the client sent an edit again.
     ("a lookup of a join that was given up answered the next join", &[85_390, 367_181]),
+    // The simulation's own: what is lost once more, further back than a pod remembers, cannot be put back twice.
+    ("a pod had to put back what a second failover took beyond its window", &[51_546, 66_462]),
     // The simulation's own: the product's client core ignores them.
     ("entries of a session that `rejoin` had ended were taken", &[49_239]),
     // The simulation's own: nobody can do that, or needs to.

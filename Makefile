@@ -86,6 +86,10 @@ bench: ## Benchmarks beside the peers, in one table: memory, connects, deliverie
 bench-soak: ## Ten minutes of editing: does the memory stay flat?
 	bash tests/load/bench.sh soak 600
 
+.PHONY: sim-million
+sim-million: ## A million runs of the simulation: SIM_FIRST, SIM_RUNS, SIM_THREADS; half an hour on 2 cores
+	cargo run -q --profile sim -p sim --bin sim-many
+
 .PHONY: fuzz
 fuzz: ## Coverage-guided fuzzing of what reads strangers' bytes, FUZZ_SECONDS for each target
 	bash tests/fuzz/run.sh

@@ -12,11 +12,11 @@ use collab_gateway::{
     log::{self, Bound, Short},
     open_files,
     start::{self, Running},
-    telemetry::Telemetry,
+    telemetry::{self, Telemetry},
 };
 use tokio::{net::TcpListener, signal::unix::SignalKind, sync::watch};
 use tokio_util::sync::CancellationToken;
-use tracing_subscriber::{Layer, layer::SubscriberExt, reload, util::SubscriberInitExt};
+use tracing_subscriber::{Layer, reload, util::SubscriberInitExt};
 
 /// Every failure of `--config` and the flags.
 const BAD_CONFIGURATION: u8 = 2;
@@ -140,8 +140,7 @@ fn follow_settings(
         Ok(telemetry) => (telemetry, None),
         Err(trouble) => (None, Some(trouble)),
     };
-    let traces = telemetry.as_ref().map(Telemetry::layer);
-    tracing_subscriber::registry().with(lines).with(traces).try_init().context("the log")?;
+    telemetry::subscriber(lines, telemetry.as_ref()).try_init().context("the log")?;
     if let Some(trouble) = trouble {
         // The environment is often everybody's: no reason not to serve.
         tracing::warn!(%trouble, "there will be no traces");

@@ -24,9 +24,9 @@ use opentelemetry_sdk::{
     trace::{Sampler, SamplingResult, SdkTracerProvider, ShouldSample},
 };
 use tokio::runtime::Handle;
-use tracing::{Metadata, Span, Subscriber, level_filters::LevelFilter};
+use tracing::{Dispatch, Metadata, Span, Subscriber, level_filters::LevelFilter};
 use tracing_opentelemetry::OpenTelemetrySpanExt;
-use tracing_subscriber::{Layer, filter::filter_fn, registry::LookupSpan};
+use tracing_subscriber::{Layer, Registry, filter::filter_fn, layer::SubscriberExt, registry::LookupSpan};
 
 use crate::http_client::{HttpClient, Limit, NoAnswer};
 
@@ -112,6 +112,19 @@ impl Telemetry {
         if let Ok(Err(error)) = flushing.await {
             tracing::warn!(%error, "the last traces are lost");
         }
+    }
+}
+
+/// The process's log, and its traces if there are any. Without them no span is made: a layer that is not there (`None`) asks
+/// for every one.
+pub fn subscriber<L>(lines: L, telemetry: Option<&Telemetry>) -> Dispatch
+where
+    L: Layer<Registry> + Send + Sync + 'static,
+{
+    let log = tracing_subscriber::registry().with(lines);
+    match telemetry {
+        Some(telemetry) => log.with(telemetry.layer()).into(),
+        None => log.into(),
     }
 }
 
@@ -254,7 +267,19 @@ impl Collector {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::live::LogLevel;
     use opentelemetry_sdk::trace::SamplingDecision;
+
+    #[test]
+    fn without_a_collector_no_span_is_made() {
+        let lines = tracing_subscriber::fmt::layer()
+            .with_writer(std::io::sink)
+            .with_filter(crate::log::filter(LogLevel::Debug));
+        tracing::dispatcher::with_default(&subscriber(lines, None), || {
+            assert!(root!("connect").is_disabled());
+            assert!(!tracing::info_span!("another").is_disabled(), "those of the log are");
+        });
+    }
 
     #[test]
     fn values_are_cut_between_letters() {

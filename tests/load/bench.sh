@@ -52,6 +52,9 @@ centrifuge=()
 say "connections and edits (load average: $(cut -d' ' -f1-3 /proc/loadavg))"
 "$programs/load" run --gateway "$programs/collab-gateway" --peers "$peers" "${centrifuge[@]}" "$@"
 
+say "very many people in one document"
+"$programs/load" presence --gateway "$programs/collab-gateway" --peers "$peers"
+
 say "everything else"
 COLLAB_BENCH_PEERS=$peers cargo bench "${built[@]}" --package load
 

@@ -63,6 +63,11 @@ io.on('connection', (socket) => {
     socket.emit('edit-committed', { documentId, version, seq });
   });
 
+  socket.on('cursor-position', ({ documentId, position }) => {
+    if (joined !== documentId) return;
+    socket.to(documentId).emit('cursor-update', { documentId, userId: user.id, position });
+  });
+
   socket.on('disconnect', async () => {
     if (!joined) return;
     socket.to(joined).emit('user-left', { documentId: joined, userId: user.id });

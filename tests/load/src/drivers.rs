@@ -66,7 +66,8 @@ pub fn now_us() -> u64 {
     u64::try_from(now.as_micros()).unwrap_or(u64::MAX)
 }
 
-fn stamp_in(text: &str) -> Option<u64> {
+/// When the edit in this text was sent.
+pub fn stamp_in(text: &str) -> Option<u64> {
     let at = text.find(STAMP_MARK)? + STAMP_MARK.len();
     text.get(at..at + STAMP_DIGITS)?.parse().ok()
 }

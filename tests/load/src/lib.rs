@@ -5,6 +5,7 @@ pub mod drivers;
 pub mod figures;
 pub mod frames;
 pub mod histogram;
+pub mod presence;
 pub mod process;
 pub mod scenarios;
 pub mod servers;

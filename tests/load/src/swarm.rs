@@ -96,6 +96,13 @@ impl Default for Swarm {
 }
 
 impl Swarm {
+    /// Clients beside another swarm of so many: they come from other source addresses or ports.
+    pub fn numbered_from(size: usize) -> Self {
+        let swarm = Self::default();
+        swarm.shared.joined.set(size);
+        Self { size, ..swarm }
+    }
+
     /// Adds clients and waits until all have joined; answers how long that took.
     ///
     /// # Errors

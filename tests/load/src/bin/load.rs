@@ -1,4 +1,5 @@
 //! `load run`: the gateway, its peers and the bare cost of sending, side by side. `load soak`: memory over time.
+//! `load presence`: very many people in one document.
 //! `load bare`: the loop that only sends, which `run` starts by itself.
 
 use std::time::Duration;
@@ -8,7 +9,7 @@ use clap::{Parser, Subcommand};
 use load::{
     bare::{self, Bare},
     figures::Figures,
-    scenarios,
+    presence, scenarios,
     servers::{Kind, Programs},
 };
 
@@ -32,6 +33,17 @@ enum What {
         /// Deliveries a second.
         #[arg(long, default_value_t = 7600.0)]
         rate: f64,
+    },
+    /// Very many people in one document.
+    Presence {
+        #[command(flatten)]
+        programs: Programs,
+        /// Whom to measure.
+        #[arg(long, value_enum, value_delimiter = ',', default_value = "gateway,socket-io")]
+        kinds: Vec<Kind>,
+        /// How many people of the gateway; a peer that tells everybody of everybody gets a tenth.
+        #[arg(long, default_value_t = 10_000)]
+        people: usize,
     },
     /// The loop that only sends.
     Bare(Bare),
@@ -63,6 +75,14 @@ async fn main() -> Result<()> {
     match Arguments::parse().what {
         What::Run(run) => measure(&run).await,
         What::Bare(bare) => bare::run(&bare),
+        What::Presence { programs, kinds, people } => {
+            let mut all = Vec::new();
+            for kind in kinds {
+                let people = if kind == Kind::Gateway { people } else { people / 10 };
+                all.push((kind, presence::presence(kind, &programs, people).await?));
+            }
+            presence::report(&all)
+        }
         What::Soak { programs, seconds, rate } => {
             let samples = 20;
             let every = Duration::from_secs_f64(seconds as f64 / samples as f64);

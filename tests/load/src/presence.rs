@@ -75,7 +75,8 @@ pub async fn presence(kind: Kind, programs: &Programs, people: usize) -> Result<
     // Those who are there read on.
     let coming = guests.join(clients(&servers, people..users, users)?);
     let (came, heard) = tokio::join!(coming, swarm.run(HEARD));
-    (came?, heard?);
+    came?;
+    heard?;
     swarm.run(HEARD).await?;
     let come = usage.until(&servers)?.without(&rest);
     let come_bytes = swarm.take().bytes as f64 - rest_bytes * people as f64 * come.time.as_secs_f64();

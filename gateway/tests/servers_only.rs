@@ -263,8 +263,12 @@ async fn channels_are_heard_again_after_the_connection_was_killed(server: Server
     for (document, subscription) in &mut hearing {
         let heard = tokio::time::timeout(PATIENCE, subscription.next()).await.unwrap();
         assert_eq!(heard, Some(Heard::Missed), "{document}");
-        bus.publish(&document_channel(document), Bytes::from_static(b"word"));
-        let heard = tokio::time::timeout(PATIENCE, subscription.next()).await.unwrap();
+        let mut heard = heard;
+        // A busy machine may lose the connection once more.
+        while heard == Some(Heard::Missed) {
+            bus.publish(&document_channel(document), Bytes::from_static(b"word"));
+            heard = tokio::time::timeout(PATIENCE, subscription.next()).await.unwrap();
+        }
         assert_eq!(heard, Some(Heard::Message(Bytes::from_static(b"word"))), "{document}");
     }
 }

@@ -11,7 +11,7 @@ use ot::Delta;
 
 use crate::{
     documents::Parts,
-    store::{Creation, Era, NewEntry, Saved, StoreError, StoredEntry, Tail},
+    store::{Creation, Era, NewEntry, SEED_START_BYTES, Saved, StoreError, StoredEntry, Tail},
 };
 
 /// Clients are told to come back after this time when the store is away.
@@ -68,11 +68,17 @@ pub(crate) struct Loaded {
 
 /// Reads the document; creates it, with the application's text, where nobody has stored it yet.
 pub(crate) async fn load(parts: &Parts, document_id: &str) -> Result<Loaded, Trouble> {
-    // The text is hardly ever there, and asking for it on the way costs less than another round trip.
-    let (opened, seed) = tokio::join!(parts.store.open(document_id), parts.store.seed(document_id));
+    // A text that is short is read on the way, to spare a round trip. Texts stay in the store for ever and may be long:
+    // such a one is read only where it is wanted.
+    let (opened, start) = tokio::join!(parts.store.open(document_id), parts.store.seed_start(document_id));
     let opened = match opened? {
         Some(opened) => opened,
-        None => parts.store.create(document_id, creation(seed?)?).await?,
+        None => {
+            let start = start?;
+            let is_whole = start.len() < SEED_START_BYTES;
+            let seed = if is_whole { Some(start) } else { parts.store.seed(document_id).await? };
+            parts.store.create(document_id, creation(seed)?).await?
+        }
     };
     let snapshot = match &opened.snapshot {
         None => Snapshot { at: opened.snapshot_at.clone(), content: Delta::default(), window: Vec::new() },

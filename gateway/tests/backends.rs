@@ -11,7 +11,10 @@ use std::sync::Arc;
 use bytes::Bytes;
 use collab_gateway::{
     bus::{Bus, Heard, MemoryBus, RedisBus, document_channel},
-    store::{Committed, Creation, MemoryStore, NewEntry, Notice, RedisStore, Saved, Store, StoreError, StoredEntry},
+    store::{
+        Committed, Creation, MemoryStore, NewEntry, Notice, RedisStore, SEED_START_BYTES, Saved, Store, StoreError,
+        StoredEntry,
+    },
 };
 use document::{Identity, Point, Role, Verdict};
 use rand::{Rng, SeedableRng, rngs::StdRng};
@@ -283,6 +286,10 @@ async fn the_text_of_the_application_is_found(world: World) {
     world.set("doc:d:content", "Hello").await;
     assert_eq!(world.store.seed("d").await.unwrap().as_deref(), Some(&b"Hello"[..]));
     assert_eq!(world.store.seed("e").await.unwrap(), None);
+    assert_eq!(world.store.seed_start("d").await.unwrap(), &b"Hello"[..]);
+    assert_eq!(world.store.seed_start("e").await.unwrap(), &b""[..]);
+    world.set("doc:f:content", &"long".repeat(SEED_START_BYTES)).await;
+    assert_eq!(world.store.seed_start("f").await.unwrap(), "long".repeat(SEED_START_BYTES / 4));
 }
 
 async fn a_snapshot_is_stored_in_pieces_and_only_a_newer_one_replaces_it(world: World) {

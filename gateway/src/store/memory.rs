@@ -92,6 +92,10 @@ impl MemoryStore {
         Ok(self.lock().values.get(key).cloned())
     }
 
+    pub(super) fn application_value_start(&self, key: &str, bytes: usize) -> Result<Bytes, StoreError> {
+        Ok(self.lock().values.get(key).map(|value| value.slice(..bytes.min(value.len()))).unwrap_or_default())
+    }
+
     /// One pod alone has nobody to keep it for.
     #[expect(clippy::unused_self, clippy::unnecessary_wraps, reason = "the same as for the shared store")]
     pub(super) fn set_for_a_while(&self, _: &str, _: Option<&Bytes>, _: u64) -> Result<(), StoreError> {

@@ -53,6 +53,8 @@ pub const CHUNK_BYTES: usize = 256 << 10;
 /// Reads of what may have been missed that are under way at once. When a server comes back every open document has such
 /// a question, and each answer may have [`TAIL_BYTES_MAX`].
 pub const CATCH_UPS_MAX: usize = 64;
+/// Of the text of an application, what is read with every opening, wanted or not.
+pub const SEED_START_BYTES: usize = 4 << 10;
 /// Rows of a presence hash that one call returns, roughly: a tenth of a megabyte, and a millisecond of the server's time.
 pub const PRESENCE_PAGE_ROWS: usize = 512;
 /// Rows of one presence hash that are read at all; a document counts no more people of other pods than that.
@@ -226,8 +228,13 @@ impl Store {
 
     /// The plain text that an application left for a document that is not stored yet.
     pub async fn seed(&self, document: &str) -> Result<Option<Bytes>, StoreError> {
-        let key = format!("doc:{document}:content");
-        either!(self, store => store.application_value(&key))
+        either!(self, store => store.application_value(&seed_key(document)))
+    }
+
+    /// Its first [`SEED_START_BYTES`], which may end inside a character; empty if there is none. It is there whether or not
+    /// the document is stored.
+    pub async fn seed_start(&self, document: &str) -> Result<Bytes, StoreError> {
+        either!(self, store => store.application_value_start(&seed_key(document), SEED_START_BYTES))
     }
 
     /// Appends what is new of a batch: at most [`BATCH_ENTRIES_MAX`] entries, one of each identity, all based at or
@@ -378,4 +385,9 @@ impl Store {
     pub async fn ping(&self) -> Result<(), StoreError> {
         either!(self, store => store.ping())
     }
+}
+
+/// Where an application leaves the text of a document that the gateway has never seen (CONTRACT section 2).
+fn seed_key(document: &str) -> String {
+    format!("doc:{document}:content")
 }

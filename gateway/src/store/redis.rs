@@ -64,6 +64,11 @@ impl RedisStore {
         Ok(value.map(Bytes::from))
     }
 
+    pub(super) async fn application_value_start(&self, key: &str, bytes: usize) -> Result<Bytes, StoreError> {
+        let start: Vec<u8> = self.rest.query(key, Cmd::new().arg("GETRANGE").arg(key).arg(0).arg(bytes - 1)).await?;
+        Ok(Bytes::from(start))
+    }
+
     pub(super) async fn set_for_a_while(
         &self,
         key: &str,

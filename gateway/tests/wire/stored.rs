@@ -44,4 +44,9 @@ async fn the_text_of_the_application_seeds_a_document_once() {
     gateway.store.set("doc:d:content", Some("another"));
     let (_, joined) = Client::joined(&gateway, "ann", "a2", "d").await;
     assert_eq!(joined["content"], "A text\nof two lines 😀");
+    // One that is longer than what is read on the way, which ends inside a character.
+    let long = format!("x{}", "😀".repeat(2_000));
+    gateway.store.set("doc:long:content", Some(&long));
+    let (_, joined) = Client::joined(&gateway, "ann", "a3", "long").await;
+    assert_eq!(joined["content"], long);
 }

@@ -61,8 +61,7 @@ impl Document {
         let Some(connection) = self.connections.get_mut(&id) else { return };
         // A join under way brings the role that its own lookup reads.
         let is_told = matches!(connection.stage, Stage::Joined | Stage::Rejoining(_));
-        let is_looked_up = matches!(connection.stage, Stage::Joining(_)) && !self.lookups.contains_key(&id);
-        if !is_told && !is_looked_up || connection.role == role {
+        if !is_told && self.lookups.contains_key(&id) || connection.role == role {
             return;
         }
         connection.role = role;

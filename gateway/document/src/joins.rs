@@ -112,7 +112,7 @@ impl Document {
     }
 
     pub(crate) fn on_looked_up(&mut self, id: ConnectionId, result: Result<Lookup, Refusal>, now_ms: u64) {
-        let is_last = self.is_last_lookup(id);
+        let is_last = self.lookup_came_back(id);
         let lookup = match result {
             Ok(lookup) => lookup,
             Err(why) => {
@@ -147,16 +147,14 @@ impl Document {
         connection.role = lookup.role;
     }
 
-    /// Counts a lookup that has come back; says whether it is the last one of its connection.
-    fn is_last_lookup(&mut self, id: ConnectionId) -> bool {
-        let left = self.lookups.get_mut(&id).map_or(0, |under_way| {
-            *under_way = under_way.saturating_sub(1);
-            *under_way
-        });
-        if left == 0 {
-            self.lookups.remove(&id);
+    /// Whether it was the last one of its connection.
+    fn lookup_came_back(&mut self, id: ConnectionId) -> bool {
+        if let Some(under_way) = self.lookups.get_mut(&id).filter(|under_way| **under_way > 1) {
+            *under_way -= 1;
+            return false;
         }
-        left == 0
+        self.lookups.remove(&id);
+        true
     }
 
     /// Takes every join as far as it goes.

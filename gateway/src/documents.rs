@@ -165,12 +165,7 @@ impl Documents {
     pub async fn keep_open_to(&self, connection: ConnectionId, documents: &mut Vec<Arc<str>>) {
         let asked = documents.iter().map(|id| {
             let mailbox = self.inner.open().get(id).cloned();
-            async move {
-                let (answer, answered) = oneshot::channel();
-                let asked = mailbox?.send(Mail::IsHere { connection, answer }).await;
-                asked.ok()?;
-                answered.await.ok()
-            }
+            async move { ask(mailbox?, |answer| Mail::IsHere { connection, answer }).await }
         });
         let mut is_here = futures_util::future::join_all(asked).await.into_iter();
         documents.retain(|_| is_here.next().flatten().unwrap_or(false));
@@ -218,12 +213,16 @@ impl Documents {
 
 /// Answered by the document, or by its end.
 async fn ask_to_settle(mailbox: mpsc::Sender<Mail>, connection: Option<ConnectionId>) {
-    let (settled, is_settled) = oneshot::channel();
-    if mailbox.send(Mail::Settle { connection, settled }).await.is_ok() {
-        // The task is waited for, not its mailbox: a sender would keep the document open.
-        drop(mailbox);
-        let _ = is_settled.await;
-    }
+    ask(mailbox, |settled| Mail::Settle { connection, settled }).await;
+}
+
+/// The document's answer; `None` if it ended instead.
+async fn ask<T>(mailbox: mpsc::Sender<Mail>, question: impl FnOnce(oneshot::Sender<T>) -> Mail) -> Option<T> {
+    let (answer, answered) = oneshot::channel();
+    mailbox.send(question(answer)).await.ok()?;
+    // The task is waited for, not its mailbox: a sender would keep the document open.
+    drop(mailbox);
+    answered.await.ok()
 }
 
 impl Inner {

@@ -201,9 +201,7 @@ impl<V: Clone + PartialEq + Send + Sync + 'static> Memory<V> {
     /// It was said that anything may have changed.
     pub(super) fn forget_all(&self) {
         let mut state = self.inner.state();
-        state.last += 1;
-        state.everything_changed = state.last;
-        let now = state.last;
+        let now = state.doubt_all();
         let is_full = state.unsettled.len() >= UNSETTLED_MAX;
         match state.unsettled.back_mut() {
             Some((number, _)) if is_full => *number = now,
@@ -213,9 +211,7 @@ impl<V: Clone + PartialEq + Send + Sync + 'static> Memory<V> {
 
     /// Something may have been said and was not heard: everything is asked for again, and counts until it is answered.
     pub(super) fn doubt_all(&self) {
-        let mut state = self.inner.state();
-        state.last += 1;
-        state.everything_changed = state.last;
+        self.inner.state().doubt_all();
     }
 
     /// What was answered last, however long ago and whatever was said since.
@@ -337,6 +333,13 @@ impl<V: Clone + Send + Sync + 'static> Inner<V> {
 }
 
 impl<V> State<V> {
+    /// What was asked before this is not relied on any more. The number of this change.
+    fn doubt_all(&mut self) -> u64 {
+        self.last += 1;
+        self.everything_changed = self.last;
+        self.last
+    }
+
     /// Nothing counts any more that was asked before anything was said to change so long ago.
     fn settle(&mut self, doubtful: Duration) {
         while let Some((number, _)) = self.unsettled.front().filter(|(_, at)| at.elapsed() >= doubtful) {

@@ -33,8 +33,6 @@ const RETRY_MAX: Duration = Duration::from_secs(8);
 /// A read that takes longer than this is made again; the second where somebody waits for it.
 const READ_TIMEOUT: Duration = Duration::from_secs(10);
 const SAID_TIMEOUT: Duration = Duration::from_secs(2);
-/// [`RETRY_MAX`] is reached before.
-const PAUSES_DOUBLED_MAX: u32 = 8;
 
 #[derive(Debug)]
 struct Here {
@@ -48,8 +46,8 @@ struct Here {
 pub(super) struct Accesses {
     users: HashMap<ConnectionId, Here>,
     epoch: u64,
-    /// Users whose access is being read, and how often that failed in a row.
-    reading: BTreeMap<Arc<str>, u32>,
+    /// Users whose access is being read, and how long to wait if that fails.
+    reading: BTreeMap<Arc<str>, Duration>,
     /// Users whose access may have changed and could not be read since, and when they are let go: transports are closed,
     /// clients come back by themselves, and their joins wait for the answer.
     unsure: HashMap<Arc<str>, Instant>,
@@ -85,11 +83,12 @@ impl Accesses {
         here.filter(|here| user_id.is_none_or(|user_id| *here == user_id)).cloned().collect()
     }
 
-    /// Whoever cannot be told to be in is let go some time after this word, unless an earlier one says sooner.
-    fn is_unsure(&mut self, user_id: Arc<str>, word: Word) {
+    /// Whoever cannot be told to be in is let go some time after this word, unless an earlier one says sooner; when.
+    fn doubt(&mut self, user_id: Arc<str>, word: Word) -> Instant {
         let until = Instant::now() + word.counts_for();
         let earliest = self.unsure.entry(user_id).or_insert(until);
         *earliest = until.min(*earliest);
+        *earliest
     }
 
     /// Reads under way were given up.
@@ -113,7 +112,7 @@ impl Task {
         self.access.epoch += 1;
         if word != Word::Unheard && self.inner.parts.directory.has_roles() {
             for here in self.access.who(user_id.as_ref()) {
-                self.access.is_unsure(here, word);
+                self.access.doubt(here, word);
             }
         }
         self.read_accesses(user_id.as_ref());
@@ -127,7 +126,7 @@ impl Task {
         for user_id in self.access.who(user_id) {
             // One that is being read is read again when its answer turns out to be old.
             if !self.access.reading.contains_key(&user_id) {
-                self.access.reading.insert(Arc::clone(&user_id), 0);
+                self.access.reading.insert(Arc::clone(&user_id), RETRY_MIN);
                 self.read_access(user_id, Duration::ZERO);
             }
         }
@@ -152,17 +151,15 @@ impl Task {
             }
             Err(error) => {
                 tracing::debug!(document = %self.id, %error, "an access cannot be read");
-                self.access.is_unsure(Arc::clone(&user_id), Word::Unheard);
-                let until = self.access.unsure.get(&user_id).copied();
-                let left = until.map_or(RETRY_MAX, |until| until.saturating_duration_since(Instant::now()));
-                if let Some(until) = until.filter(|_| left.is_zero()) {
+                let until = self.access.doubt(Arc::clone(&user_id), Word::Unheard);
+                let left = until.saturating_duration_since(Instant::now());
+                if left.is_zero() {
                     self.let_go(&user_id, until);
                     self.access.unsure.remove(&user_id);
                 }
-                let failed = self.access.reading.entry(Arc::clone(&user_id)).or_default();
-                let pause = RETRY_MIN.saturating_mul(1 << (*failed).min(PAUSES_DOUBLED_MAX)).min(RETRY_MAX);
-                *failed = failed.saturating_add(1);
-                let pause = pause.mul_f64(rand::random_range(0.5..1.0));
+                let next = self.access.reading.entry(Arc::clone(&user_id)).or_insert(RETRY_MIN);
+                let pause = next.mul_f64(rand::random_range(0.5..1.0));
+                *next = (*next * 2).min(RETRY_MAX);
                 // Not much later than when it is time to let the user go.
                 self.read_access(user_id, pause.min(left.max(RETRY_MIN)));
                 Ok(())

@@ -1,7 +1,7 @@
 //! The admin port: `/livez`, `/readyz`, `/metrics`, and `POST /v1/changed` for applications.
 //!
-//! In: HTTP requests from probes, scrapers and applications. Out: what [`State`] says, and words for every pod. It shares no listener with clients, so that a
-//! crowded public port does not make a healthy pod look dead.
+//! In: HTTP requests from probes, scrapers and applications. Out: what [`State`] says, and words for every pod. It shares
+//! no listener with clients, so that a crowded public port does not make a healthy pod look dead.
 
 use std::{
     convert::Infallible,

@@ -1,7 +1,8 @@
 //! What applications say they changed, carried to whoever must know on this pod; and what nobody said, found by looking.
 //!
 //! In: `collab:changed`, as the bus heard it; answers that turned out to be old; time. Out: forgotten answers, accesses
-//! that open documents read again, new names in them, and closed connections of users whom the directory does not know any more.
+//! that open documents read again, new names in them, and closed connections of users whom the directory does not know
+//! any more.
 
 use std::{sync::Arc, time::Duration};
 

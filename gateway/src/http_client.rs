@@ -1,7 +1,7 @@
 //! A small HTTP client for what others serve: key sets, webhooks, collectors of traces.
 //!
-//! In: URLs, requests. Out: the status and a bounded body, within a bounded time. It follows no redirects: whoever configures a URL
-//! means that one. TLS trusts the system's certificates, or those that `SSL_CERT_FILE` names.
+//! In: URLs, requests. Out: the status and a bounded body, within a bounded time. It follows no redirects: whoever
+//! configures a URL means that one. TLS trusts the system's certificates, or those that `SSL_CERT_FILE` names.
 
 use std::time::Duration;
 

@@ -1,7 +1,7 @@
 //! A message that is half here: how much of the pod's memory it holds, and for how long it may.
 //!
-//! In: what the decoder keeps after each read, and what it has inflated. Out: nothing, or the way the connection is to end: when memory is used up
-//! and this one holds more than its fair share, or when the rest of the message does not come.
+//! In: what the decoder keeps after each read, and what it has inflated. Out: nothing, or the way the connection is to
+//! end: when memory is used up and this one holds more than its fair share, or when the rest of the message does not come.
 
 use std::time::Duration;
 

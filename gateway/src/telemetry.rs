@@ -192,11 +192,16 @@ fn resource() -> Resource {
         let value = said.get(&name.into()).map(|value| value.to_string());
         value.is_some_and(|value| !value.starts_with("unknown_service"))
     };
-    let host = std::env::var("HOSTNAME").unwrap_or_default();
+    let variable = |name| std::env::var(name).unwrap_or_default();
+    let host = variable("HOSTNAME");
+    // In Kubernetes a pod's name is its host's, and every container is told where the API is.
+    let pod = if variable("KUBERNETES_SERVICE_HOST").is_empty() { String::new() } else { host.clone() };
     let own = [
         ("service.name", "collab-gateway"),
         ("service.version", env!("CARGO_PKG_VERSION")),
-        ("service.instance.id", host.as_str()),
+        ("service.instance.id", &host),
+        ("k8s.pod.name", &pod),
+        ("k8s.namespace.name", &variable("POD_NAMESPACE")),
     ];
     let missing = own.into_iter().filter(|(name, value)| !value.is_empty() && !is_said(name));
     Resource::builder()

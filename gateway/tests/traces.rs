@@ -3,14 +3,14 @@
 //! In: a gateway as a process on a real Redis, editors, a collector that speaks OTLP over HTTP. Out: the spans that it got.
 #![allow(clippy::unwrap_used, missing_docs, unreachable_pub)]
 
+mod collector;
 mod editor;
 mod pods;
 mod servers;
 
 use std::{
-    collections::HashMap,
+    collections::{BTreeMap, HashMap},
     convert::Infallible,
-    net::SocketAddr,
     sync::{
         Arc, Mutex,
         atomic::{AtomicUsize, Ordering},
@@ -24,17 +24,12 @@ use collab_gateway::{
     log::{Bound, filter},
     telemetry::TARGET,
 };
+use collector::{ALL, Collector, number, text};
 use editor::Editor;
-use http_body_util::{BodyExt, Full};
+use http_body_util::Full;
 use hyper::{Request, Response, StatusCode, body::Incoming, service::service_fn};
 use hyper_util::rt::TokioIo;
-use opentelemetry_proto::tonic::{
-    collector::trace::v1::ExportTraceServiceRequest,
-    common::v1::{KeyValue, any_value::Value},
-    trace::v1::Span,
-};
 use pods::Pod;
-use prost::Message;
 use redis::AsyncCommands;
 use servers::{Engine, Server, eventually};
 use tokio::net::TcpListener;
@@ -44,83 +39,6 @@ use tracing_subscriber::{
     layer::{Context, SubscriberExt},
     reload,
 };
-
-/// Every trace, and soon.
-const ALL: [(&str, &str); 2] = [("OTEL_TRACES_SAMPLER", "always_on"), ("OTEL_BSP_SCHEDULE_DELAY", "20")];
-
-struct Collector {
-    address: SocketAddr,
-    got: Arc<Mutex<Got>>,
-}
-
-#[derive(Default)]
-struct Got {
-    spans: Vec<Span>,
-    service: String,
-    paths: Vec<String>,
-    types: Vec<String>,
-}
-
-impl Collector {
-    async fn start() -> Collector {
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let (address, got) = (listener.local_addr().unwrap(), Arc::<Mutex<Got>>::default());
-        let collector = Collector { address, got: got.clone() };
-        tokio::spawn(async move {
-            loop {
-                let (stream, _) = listener.accept().await.unwrap();
-                let got = got.clone();
-                tokio::spawn(async move {
-                    let service = service_fn(|request| take(request, got.clone()));
-                    let _ = hyper::server::conn::http1::Builder::new()
-                        .serve_connection(TokioIo::new(stream), service)
-                        .await;
-                });
-            }
-        });
-        collector
-    }
-
-    fn named(&self, name: &str) -> Vec<Span> {
-        self.got.lock().unwrap().spans.iter().filter(|span| span.name == name).cloned().collect()
-    }
-
-    async fn one(&self, name: &str) -> Span {
-        eventually(name, async || !self.named(name).is_empty()).await;
-        self.named(name).remove(0)
-    }
-}
-
-async fn take(request: Request<Incoming>, got: Arc<Mutex<Got>>) -> Result<Response<Full<Bytes>>, Infallible> {
-    let path = request.uri().path().to_owned();
-    let kind = request.headers()["content-type"].to_str().unwrap().to_owned();
-    let body = request.into_body().collect().await.unwrap().to_bytes();
-    let message = ExportTraceServiceRequest::decode(body).unwrap();
-    let mut got = got.lock().unwrap();
-    got.paths.push(path);
-    got.types.push(kind);
-    for resource in message.resource_spans {
-        got.service = text(&resource.resource.unwrap().attributes, "service.name").unwrap();
-        got.spans.extend(resource.scope_spans.into_iter().flat_map(|scope| scope.spans));
-    }
-    Ok(Response::new(Full::default()))
-}
-
-fn value(attributes: &[KeyValue], name: &str) -> Option<Value> {
-    attributes.iter().find(|pair| pair.key == name)?.value.clone()?.value
-}
-
-fn text(attributes: &[KeyValue], name: &str) -> Option<String> {
-    let value = value(attributes, name)?;
-    let Value::StringValue(text) = value else { panic!("{name} is {value:?}") };
-    Some(text)
-}
-
-fn number(attributes: &[KeyValue], name: &str) -> Option<i64> {
-    let value = value(attributes, name)?;
-    let Value::IntValue(number) = value else { panic!("{name} is {value:?}") };
-    Some(number)
-}
 
 /// The processes have subscribers of their own, so this one is alone here.
 #[test]
@@ -242,11 +160,57 @@ async fn a_connect_a_join_commits_and_a_drain_reach_the_collector_with_their_par
         assert_eq!(collector.named(name).pop().expect(name).parent_span_id, drain.span_id, "{name}");
     }
     let got = collector.got.lock().unwrap();
-    assert_eq!(got.service, "collab-gateway");
+    assert_eq!(text(&got.resource, "service.name").as_deref(), Some("collab-gateway"));
     assert!(got.paths.iter().all(|path| path == "/v1/traces") && !got.paths.is_empty(), "{:?}", got.paths);
     assert!(got.types.iter().all(|kind| kind == "application/x-protobuf"), "{:?}", got.types);
     let said = pod.log();
     assert!(said.iter().all(|line| line["level"] != "WARN" && line.get("spans").is_none()), "{said:?}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn whose_spans_they_are_is_what_the_pod_and_the_variables_say() {
+    let server = redis_for(&["ann"], "d").await;
+    let in_pod = [("HOSTNAME", "docs-1"), ("KUBERNETES_SERVICE_HOST", "10.0.0.1"), ("POD_NAMESPACE", "collab")];
+    let said = [("OTEL_SERVICE_NAME", "editors"), ("OTEL_RESOURCE_ATTRIBUTES", "k8s.namespace.name=other,team=docs")];
+    for (variables, expected) in [
+        (
+            vec![("HOSTNAME", "laptop"), ("KUBERNETES_SERVICE_HOST", ""), ("POD_NAMESPACE", "")],
+            vec![("service.name", "collab-gateway"), ("service.instance.id", "laptop")],
+        ),
+        (
+            in_pod.to_vec(),
+            vec![
+                ("service.name", "collab-gateway"),
+                ("service.instance.id", "docs-1"),
+                ("k8s.pod.name", "docs-1"),
+                ("k8s.namespace.name", "collab"),
+            ],
+        ),
+        (
+            [&in_pod[..], &said].concat(),
+            vec![
+                ("service.name", "editors"),
+                ("service.instance.id", "docs-1"),
+                ("k8s.pod.name", "docs-1"),
+                ("k8s.namespace.name", "other"),
+                ("team", "docs"),
+            ],
+        ),
+    ] {
+        let collector = Collector::start().await;
+        let endpoint = format!("--otlp-endpoint=http://{}", collector.address);
+        let pod = Pod::start_in(&server.address(), &[&endpoint], &[&ALL[..], &variables].concat());
+        let mut ann = Editor::new("ann", "d", &[pod.address], 1);
+        ann.until("ann is in", Editor::is_joined).await;
+        collector.one("connect").await;
+        let resource = collector.got.lock().unwrap().resource.clone();
+        let got: BTreeMap<_, _> =
+            resource.iter().map(|pair| (&*pair.key, text(&resource, &pair.key).unwrap())).collect();
+        let own = [("service.version", env!("CARGO_PKG_VERSION"))];
+        let expected: BTreeMap<_, _> = expected.into_iter().chain(own).map(|(k, v)| (k, v.to_owned())).collect();
+        let of_library = |(name, _): &(&str, String)| !name.starts_with("telemetry.sdk.");
+        assert_eq!(got.into_iter().filter(of_library).collect::<BTreeMap<_, _>>(), expected);
+    }
 }
 
 /// What is said of the collector.

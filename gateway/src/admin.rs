@@ -84,9 +84,10 @@ impl State {
             self.has_been_ready.store(true, Ordering::Release);
         }
         // No question to the store: one that hangs must not make the probe time out.
-        Ok(match self.store.away() {
-            None => "ok\n".to_owned(),
-            Some(away) => {
+        Ok(match (self.store.away(), self.store.unsynced()) {
+            (None, None) => "ok\n".to_owned(),
+            (None, Some(why)) => format!("ok, but --durability synced: nothing is acknowledged, for {why}\n"),
+            (Some(away), _) => {
                 let seconds = away.since.as_secs();
                 format!("ok, but the store takes no changes for {seconds} s now, edits are held: {}\n", away.why)
             }

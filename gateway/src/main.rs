@@ -5,7 +5,7 @@ use std::{io::IsTerminal, process::ExitCode, sync::Arc, time::Duration};
 use anyhow::Context;
 use collab_gateway::{
     admin,
-    config::{Config, Loading},
+    config::{Config, Loading, Mistake},
     control,
     drain::{Drain, Outcome},
     live::{self, Live},
@@ -18,7 +18,7 @@ use tokio::{net::TcpListener, signal::unix::SignalKind, sync::watch};
 use tokio_util::sync::CancellationToken;
 use tracing_subscriber::{Layer, reload, util::SubscriberInitExt};
 
-/// Every failure of `--config` and the flags.
+/// Every failure of `--config` and the flags, and a store that cannot keep what they promise.
 const BAD_CONFIGURATION: u8 = 2;
 
 /// The grace of people whose transport was closed, and a little more.
@@ -34,10 +34,7 @@ fn main() -> ExitCode {
             let _ = answer.print();
             return ExitCode::SUCCESS;
         }
-        Err(mistake @ Loading::Mistake(_)) => {
-            eprintln!("collab-gateway: {mistake}");
-            return ExitCode::from(BAD_CONFIGURATION);
-        }
+        Err(Loading::Mistake(mistake)) => return refuse(&mistake),
     };
     let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
         Ok(runtime) => runtime,
@@ -46,6 +43,9 @@ fn main() -> ExitCode {
             return ExitCode::FAILURE;
         }
     };
+    if let Err(mistake) = runtime.block_on(start::check_promise(&config)) {
+        return refuse(&mistake);
+    }
     match runtime.block_on(run(config)) {
         Ok(code) => code,
         Err(error) => {
@@ -53,6 +53,11 @@ fn main() -> ExitCode {
             ExitCode::FAILURE
         }
     }
+}
+
+fn refuse(mistake: &Mistake) -> ExitCode {
+    eprintln!("collab-gateway: {mistake}");
+    ExitCode::from(BAD_CONFIGURATION)
 }
 
 async fn run(config: Config) -> anyhow::Result<ExitCode> {

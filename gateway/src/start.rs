@@ -20,7 +20,7 @@ use crate::{
     budget::Budget,
     bus::{Bus, CLIENT_CHANNEL, MemoryBus, RedisBus, SERVER_WIDE_BEHIND_MAX, ServerWide, hear_server_wide},
     changes,
-    config::Config,
+    config::{Config, Mistake},
     connection::Pod,
     directory::{Directory, Trust},
     documents::{Documents, Parts},
@@ -101,6 +101,23 @@ impl Owned {
         // Late is as good as never here.
         let _ = tokio::time::timeout(END_TIMEOUT, self.lease.end()).await;
         self.tasks.shutdown().await;
+    }
+}
+
+/// Asks the store whether it can keep what `--durability` promises. One that cannot be reached is no mistake: `/readyz`
+/// tells when it can be and lacks something.
+///
+/// # Errors
+/// With what it lacks and what to do.
+pub async fn check_promise(config: &Config) -> Result<(), Mistake> {
+    let Some(redis) = config.redis.as_ref().filter(|redis| redis.durability == Durability::Synced) else {
+        return Ok(());
+    };
+    let servers = Servers::new(Arc::new(redis.clone()));
+    let _ = servers.view().await;
+    match servers.unsynced() {
+        None => Ok(()),
+        Some(why) => Err(Mistake(format!("--durability synced: {why}; or write --durability replicated"))),
     }
 }
 

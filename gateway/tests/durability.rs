@@ -2,10 +2,12 @@
 #![allow(clippy::unwrap_used, missing_docs, unreachable_pub)]
 
 mod editor;
+mod pods;
 mod servers;
 
 use editor::{Editor, Gateway};
 use ot::Delta;
+use pods::Pod;
 use redis::AsyncCommands;
 use servers::{Engine, Server, eventually, run};
 
@@ -33,6 +35,7 @@ on! { valkey_synced Valkey "synced":
     nothing_is_acknowledged_while_the_follower_is_away
     every_acknowledged_edit_survives_the_primary_once
     a_duplicate_whose_original_is_not_replicated_yet_is_acknowledged_when_it_is
+    nothing_is_acknowledged_while_the_primary_keeps_no_log
 }
 on! { redis_async Redis "async": a_duplicate_is_answered_with_the_version_of_its_entry }
 on! { valkey_async Valkey "async": a_duplicate_is_answered_with_the_version_of_its_entry }
@@ -52,6 +55,85 @@ async fn nothing_is_acknowledged_while_the_follower_is_away(engine: Engine, leve
     ann.until("the follower has them", |ann| ann.acknowledged.len() == 6).await;
     assert_eq!(ann.acknowledged, (1..=6).map(|n| (n, n)).collect::<Vec<_>>(), "in order, with their versions");
     assert_eq!(not_durable(&ann).len(), 3, "once for each");
+}
+
+async fn nothing_is_acknowledged_while_the_primary_keeps_no_log(engine: Engine, level: &str) {
+    let stage = Stage::new(engine, level).await;
+    let mut primary = stage.primary.client().await;
+    let mut ann = stage.editor("ann", 1);
+    ann.type_all(tokens("early", 1)).await;
+    ann.until("what is on disks is acknowledged", |ann| ann.acknowledged.len() == 1).await;
+    run(&mut primary, &["CONFIG", "SET", "appendonly", "no"]).await;
+    ann.type_all(tokens("late", 1)).await;
+    ann.until("it is told that this is on no disk", |ann| not_durable(ann) == [2]).await;
+    run(&mut primary, &["CONFIG", "SET", "appendonly", "yes"]).await;
+    ann.until("it is on disks", |ann| ann.acknowledged.len() == 2).await;
+    assert_eq!(ann.acknowledged, [(1, 1), (2, 2)]);
+}
+
+/// Redis 7.0, which has no WAITAOF.
+async fn old_redis() -> Server {
+    Server::start(Engine::Redis, &[]).await.unwrap()
+}
+
+const SYNCED: [&str; 2] = ["--durability", "synced"];
+
+#[tokio::test]
+async fn a_server_that_cannot_wait_for_disks_is_refused_before_a_port_opens() {
+    let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let listen = format!("--listen={}", taken.local_addr().unwrap());
+    let redis = old_redis().await;
+    let valkey = Server::start(Engine::Valkey, &["--appendonly", "no"]).await;
+    let lacks =
+        [(Some(&redis), "has no WAITAOF: use Redis 7.2"), (valkey.as_ref(), "has appendonly no: set it to yes")];
+    for (server, lack) in lacks.into_iter().filter_map(|(server, lack)| Some((server?, lack))) {
+        let (code, said) = pods::refusal(&server.address(), &[&SYNCED[..], &[&listen]].concat());
+        assert_eq!(code, Some(2), "{said}");
+        let line = format!("collab-gateway: --durability synced: {} {lack}", server.address());
+        assert!(said.starts_with(&line) && said.lines().count() == 1, "{said}");
+    }
+}
+
+#[tokio::test]
+async fn a_server_that_comes_later_and_cannot_wait_for_disks_is_told_of_once() {
+    let mut redis = old_redis().await;
+    redis.kill();
+    let pod = Pod::start(&redis.address(), &SYNCED);
+    redis.start_again().await;
+    let told = format!("ok, but --durability synced: nothing is acknowledged, for {} has no WAITAOF", redis.address());
+    eventually("it is told", async || {
+        let (status, text) = pod.get("/readyz").await;
+        status == 200 && text.starts_with(&told)
+    })
+    .await;
+    let mut client = redis.client().await;
+    client.set::<_, _, ()>("doc:d:access:ann", "write").await.unwrap();
+    let mut ann = Editor::new("ann", "d", &[pod.address], 1);
+    ann.asks = true;
+    ann.type_all(tokens("word", 1)).await;
+    ann.until("it is told that this is on no disk", |ann| not_durable(ann) == [1]).await;
+    let lines: Vec<_> = pod.log().into_iter().filter(|line| line.to_string().contains("WAITAOF")).collect();
+    assert_eq!(lines.len(), 1, "{lines:?}");
+}
+
+#[tokio::test]
+async fn a_new_primary_that_cannot_wait_for_disks_is_told_of_until_another_can() {
+    let Some(valkey) = Server::start(Engine::Valkey, &[]).await else { return };
+    let redis = old_redis().await;
+    let become_primary =
+        async |server: &Server, epoch| run(&mut server.client().await, &["HSET", "collab:fence", "epoch", epoch]).await;
+    become_primary(&valkey, "1").await;
+    let pod = Pod::start(&format!("{},{}", valkey.address(), redis.address()), &SYNCED);
+    let told = async |part: &str| {
+        let (status, text) = pod.get("/readyz").await;
+        assert_eq!(status, 200, "{text}");
+        text.contains(part)
+    };
+    eventually("all is well", async || told("ok\n").await).await;
+    for (primary, epoch, part) in [(&redis, "2", "has no WAITAOF"), (&valkey, "3", "ok\n")] {
+        become_primary(primary, epoch).await;
+        eventually(part, async || told(part).await).await;
+    }
 }
 
 async fn every_acknowledged_edit_survives_the_primary_once(engine: Engine, level: &str) {

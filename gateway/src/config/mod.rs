@@ -25,7 +25,7 @@ const URL_FILE: &str = "--redis-url-file";
 /// A configuration that cannot work: one line that names the flag and says what to write.
 #[derive(Debug, thiserror::Error)]
 #[error("{0}")]
-pub struct Mistake(String);
+pub struct Mistake(pub(crate) String);
 
 /// Everything the process is told at its start.
 #[derive(Debug, Clone)]

@@ -146,6 +146,12 @@ impl Rounds {
     async fn round(&mut self) -> Result<Era, StoreError> {
         let view = self.link.servers().view().await?;
         let Some(node) = view.by_index(self.node) else { return Err(over()) };
+        if let Some(lack) = self.link.servers().lacks_for_synced(&node.address) {
+            let error = StoreError::Unavailable(format!("{} {lack}", node.address));
+            // It was told when it was found.
+            self.complaint = Some(error.to_string());
+            return Err(error);
+        }
         let (epoch, key) = (node.identity.epoch, self.key_in(&view));
         self.count += 1;
         let mut pipeline = Pipeline::with_capacity(4);
@@ -205,11 +211,7 @@ impl Rounds {
         if self.complaint.as_ref() == Some(&text) {
             return;
         }
-        if text.contains("unknown command") {
-            tracing::error!("--durability synced needs WAITAOF: Redis 7.2 or Valkey; nothing is acknowledged");
-        } else {
-            tracing::warn!(%error, "acknowledgements wait");
-        }
+        tracing::warn!(%error, "acknowledgements wait");
         self.complaint = Some(text);
     }
 }

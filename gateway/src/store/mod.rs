@@ -373,6 +373,15 @@ impl Store {
         }
     }
 
+    /// Which servers cannot keep the promise of `--durability synced`, so that nothing is acknowledged, as far as it is
+    /// known.
+    pub fn unsynced(&self) -> Option<String> {
+        match self {
+            Self::Memory(_) => None,
+            Self::Redis(store) => store.unsynced(),
+        }
+    }
+
     /// Whether changes have failed lately; see [`Away`].
     pub fn away(&self) -> Option<Away> {
         match self {

@@ -87,6 +87,10 @@ impl RedisStore {
         self.servers.evicting()
     }
 
+    pub(super) fn unsynced(&self) -> Option<String> {
+        self.servers.unsynced()
+    }
+
     pub(super) async fn open(&self, document: &str, creation: Option<&Creation>) -> Result<Option<Opened>, StoreError> {
         for _ in 0..OPEN_ATTEMPTS {
             let answer = self.open_once(document, creation).await?;

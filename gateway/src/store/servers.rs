@@ -5,7 +5,7 @@
 //! this. A different server, process, replicated history or epoch makes another view, whose number everybody can follow.
 
 use std::{
-    collections::HashMap,
+    collections::{BTreeMap, HashMap},
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
@@ -21,7 +21,7 @@ use tokio::{
 };
 
 use super::{
-    RedisSettings, StoreError,
+    Durability, RedisSettings, StoreError,
     dial::connect,
     view::{Node, Report, SlotMap, SlotRange, View, cluster, judge},
 };
@@ -51,6 +51,8 @@ struct Shared {
     number: watch::Sender<u64>,
     /// A server that may throw documents away, and by which policy.
     evicting: watch::Sender<Option<String>>,
+    /// Servers that take writes and cannot keep the promise of `synced`, and what they lack for it.
+    unsynced: watch::Sender<BTreeMap<Arc<str>, &'static str>>,
     is_doubted: AtomicBool,
     // Held while searching, so that a herd of callers makes one search.
     search: Mutex<Search>,
@@ -77,6 +79,7 @@ impl Servers {
             view: watch::Sender::new(None),
             number: watch::Sender::new(0),
             evicting: watch::Sender::new(None),
+            unsynced: watch::Sender::default(),
             is_doubted: AtomicBool::new(true),
             search: Mutex::default(),
         });
@@ -108,6 +111,19 @@ impl Servers {
     /// Which server may throw keys away when its memory is full, as it was found last.
     pub(crate) fn evicting(&self) -> Option<String> {
         self.shared.evicting.borrow().clone()
+    }
+
+    /// Which servers that take writes cannot keep the promise of `--durability synced`, and what to do, where that is
+    /// promised; as it was found last.
+    pub(crate) fn unsynced(&self) -> Option<String> {
+        let unsynced = self.shared.unsynced.borrow();
+        let each: Vec<_> = unsynced.iter().map(|(address, lack)| format!("{address} {lack}")).collect();
+        (!each.is_empty()).then(|| each.join("; "))
+    }
+
+    /// The same of one server.
+    pub(crate) fn lacks_for_synced(&self, address: &str) -> Option<&'static str> {
+        self.shared.unsynced.borrow().get(address).copied()
     }
 
     /// Something is wrong with this view: whoever asks next makes a new one.
@@ -215,10 +231,13 @@ impl Shared {
         }
         drop(asked);
         self.warn_of_eviction(&reports);
-        if reports.iter().any(|(_, report)| report.is_cluster) {
-            return self.look_at_cluster(search, &reports).await;
-        }
-        self.choose(&reports, search.highest_epoch, is_alone, failure)
+        let found = if reports.iter().any(|(_, report)| report.is_cluster) {
+            self.look_at_cluster(search, &mut reports).await
+        } else {
+            self.choose(&reports, search.highest_epoch, is_alone, failure)
+        }?;
+        self.warn_of_unsynced(&found.0, &reports);
+        Ok(found)
     }
 
     /// Says once when a server begins to be one that may throw documents away. It is used all the same: with memory to
@@ -233,6 +252,23 @@ impl Shared {
         });
         if let Some(evicting) = evicting.filter(|_| is_news) {
             tracing::warn!("{evicting}: it may throw documents away when its memory is full; set noeviction");
+        }
+    }
+
+    /// Says once when a server that takes writes begins to be one that cannot tell what is on its disk. It is used all
+    /// the same: edits are kept, and acknowledged when it can.
+    fn warn_of_unsynced(&self, nodes: &[Node], reports: &[(Arc<str>, Report)]) {
+        if self.settings.durability != Durability::Synced {
+            return;
+        }
+        let lack = |node: &Node| {
+            let (address, report) = reports.iter().find(|(address, _)| *address == node.address)?;
+            Some((Arc::clone(address), report.lacks_for_synced()?))
+        };
+        let unsynced: BTreeMap<_, _> = nodes.iter().filter_map(lack).collect();
+        let known = self.unsynced.send_replace(unsynced.clone());
+        for (address, lack) in unsynced.iter().filter(|(address, lack)| known.get(*address) != Some(lack)) {
+            tracing::error!("--durability synced: nothing is acknowledged, for {address} {lack}");
         }
     }
 
@@ -271,13 +307,13 @@ impl Shared {
         connection: Option<MultiplexedConnection>,
     ) -> (Arc<str>, Result<(MultiplexedConnection, Report), StoreError>) {
         if let Some(connection) = connection
-            && let Ok(Ok(report)) = timeout(REPORT_TIMEOUT, report(connection.clone())).await
+            && let Ok(Ok(report)) = timeout(REPORT_TIMEOUT, self.ask(connection.clone())).await
         {
             return (address, Ok((connection, report)));
         }
         let anew = async {
             let connection = connect(&self.settings, &address, REPORT_TIMEOUT).await?;
-            let report = report(connection.clone()).await.map_err(|error| {
+            let report = self.ask(connection.clone()).await.map_err(|error| {
                 StoreError::Unavailable(format!("{address}: {}", super::errors::classify(&error).0.reason()))
             })?;
             Ok((connection, report))
@@ -286,10 +322,22 @@ impl Shared {
         (address, outcome)
     }
 
+    /// What it says of itself, and of its disk where an acknowledgement speaks of that.
+    async fn ask(&self, connection: MultiplexedConnection) -> RedisResult<Report> {
+        let disks = async {
+            match self.settings.durability {
+                Durability::Async | Durability::Replicated => None,
+                Durability::Synced => waits_for_disks(connection.clone()).await,
+            }
+        };
+        let (told, waits_for_disks) = tokio::join!(report(connection.clone()), disks);
+        Ok(Report { waits_for_disks, ..told? })
+    }
+
     async fn look_at_cluster(
         &self,
         search: &mut Search,
-        reports: &[(Arc<str>, Report)],
+        reports: &mut Vec<(Arc<str>, Report)>,
     ) -> Result<(Vec<Node>, Option<SlotMap>), StoreError> {
         // Each node has its own idea of the cluster; the one with the highest epoch is the newest.
         let mut newest: Option<(u64, Vec<SlotRange>, Arc<str>)> = None;
@@ -307,17 +355,18 @@ impl Shared {
         };
         let (addresses, slots) = cluster(&ranges, &asked);
         search.learned = addresses.iter().take(LEARNED_MAX).cloned().collect();
-        let known: HashMap<&Arc<str>, &Report> = reports.iter().map(|(address, report)| (address, report)).collect();
         let mut nodes = Vec::with_capacity(addresses.len());
         for address in addresses {
-            let identity = match known.get(&address) {
-                Some(report) => report.identity.clone(),
+            let identity = match reports.iter().find(|(known, _)| *known == address) {
+                Some((_, report)) => report.identity.clone(),
                 None => {
                     let (_, outcome) = self.report(Arc::clone(&address), search.connections.remove(&address)).await;
                     match outcome {
                         Ok((connection, report)) => {
                             search.connections.insert(Arc::clone(&address), connection);
-                            report.identity
+                            let identity = report.identity.clone();
+                            reports.push((Arc::clone(&address), report));
+                            identity
                         }
                         // The others serve their slots meanwhile.
                         Err(_) => super::view::Identity::default(),
@@ -383,6 +432,13 @@ pub(crate) async fn report(mut connection: MultiplexedConnection) -> RedisResult
     };
     let now_ms = time.ok().map(|(seconds, micros)| seconds * 1000 + micros / 1000);
     Ok(Report::read(&info, &fence.unwrap_or_default(), now_ms))
+}
+
+/// Whether a server has the command that waits for disks.
+async fn waits_for_disks(mut connection: MultiplexedConnection) -> Option<bool> {
+    let asked = redis::cmd("COMMAND").arg("INFO").arg("WAITAOF").query_async::<Vec<Value>>(&mut connection).await;
+    // Of a command that it does not have it says nothing.
+    asked.ok()?.first().map(|told| *told != Value::Nil)
 }
 
 /// The cluster's epoch, and its map as one node has it.

@@ -30,6 +30,10 @@ pub(crate) struct Report {
     pub(crate) is_cluster: bool,
     /// By this policy it throws keys away when its memory is full, instead of refusing changes.
     pub(crate) evicts_by: Option<String>,
+    /// It keeps an append-only log on its disk; `None` where the server does not tell.
+    pub(crate) keeps_log: Option<bool>,
+    /// It can wait until that log is on disks; `None` where it does not tell or was not asked.
+    pub(crate) waits_for_disks: Option<bool>,
 }
 
 impl Report {
@@ -54,7 +58,17 @@ impl Report {
             is_loading: fields.get("loading").is_some_and(|loading| *loading != "0"),
             is_fenced,
             is_cluster: fields.get("cluster_enabled").is_some_and(|enabled| *enabled == "1"),
+            keeps_log: fields.get("aof_enabled").map(|enabled| *enabled != "0"),
+            waits_for_disks: None,
         }
+    }
+
+    /// What it lacks to keep the promise of `--durability synced`, and what to do.
+    pub(crate) fn lacks_for_synced(&self) -> Option<&'static str> {
+        if self.waits_for_disks == Some(false) {
+            return Some("has no WAITAOF: use Redis 7.2 or later, or Valkey");
+        }
+        (self.keeps_log == Some(false)).then_some("has appendonly no: set it to yes")
     }
 }
 

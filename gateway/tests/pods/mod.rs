@@ -39,16 +39,8 @@ impl Pod {
 
     /// The same with variables in its environment.
     pub fn start_in(redis: &str, flags: &[&str], variables: &[(&str, &str)]) -> Pod {
-        let mut secret = tempfile::NamedTempFile::new().unwrap();
-        secret.write_all(SECRET.as_bytes()).unwrap();
-        let mut command = Command::new(env!("CARGO_BIN_EXE_collab-gateway"));
-        for (name, _) in std::env::vars().filter(|(name, _)| name.starts_with("COLLAB_") || name.starts_with("OTEL_")) {
-            command.env_remove(name);
-        }
-        command.arg("--redis-url").arg(format!("redis://{redis}")).arg("--jwt-secret-file").arg(secret.path());
-        command.args(["--users-from-claims", "--listen=127.0.0.1:0", "--admin-listen=127.0.0.1:0"]).args(flags);
-        command.envs(variables.iter().copied());
-        let mut child = command.stdin(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
+        let (mut command, secret) = command(redis, flags);
+        let mut child = command.envs(variables.iter().copied()).stderr(Stdio::piped()).spawn().unwrap();
         let lines = BufReader::new(child.stderr.take().unwrap()).lines();
         let log = Arc::new(Mutex::new(Vec::new()));
         let (say, said) = mpsc::channel();
@@ -116,6 +108,26 @@ impl Drop for Pod {
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
+}
+
+/// What a gateway that does not serve exits with, and what it says.
+pub fn refusal(redis: &str, flags: &[&str]) -> (Option<i32>, String) {
+    let output = command(redis, flags).0.output().unwrap();
+    (output.status.code(), String::from_utf8(output.stderr).unwrap())
+}
+
+fn command(redis: &str, flags: &[&str]) -> (Command, tempfile::NamedTempFile) {
+    let mut secret = tempfile::NamedTempFile::new().unwrap();
+    secret.write_all(SECRET.as_bytes()).unwrap();
+    let mut command = Command::new(env!("CARGO_BIN_EXE_collab-gateway"));
+    for (name, _) in std::env::vars().filter(|(name, _)| name.starts_with("COLLAB_") || name.starts_with("OTEL_")) {
+        command.env_remove(name);
+    }
+    command.arg("--redis-url").arg(format!("redis://{redis}")).arg("--jwt-secret-file").arg(secret.path());
+    // Flags may name other ports.
+    command.env("COLLAB_LISTEN", "127.0.0.1:0").env("COLLAB_ADMIN_LISTEN", "127.0.0.1:0");
+    command.arg("--users-from-claims").args(flags).stdin(Stdio::null());
+    (command, secret)
 }
 
 /// Sends a request whose answer ends with the connection; the status and the body.

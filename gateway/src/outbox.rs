@@ -1,13 +1,14 @@
 //! What waits to be written to one connection.
 //!
 //! In: encoded frames from any task. Out: frames on the socket at once where it takes them, which spares the owner's task
-//! a wake-up for nearly every message; else batches of frames for the task that owns the socket. Pushing never waits, so
-//! that nobody else ever waits for a connection that cannot keep up: of its edits some wait, and the document is told to
-//! hold the later ones back until these are out; of a cursor only the latest waits; what remains closes it.
+//! a wake-up for nearly every message; the rest when the owner finds that it takes more. Pushing never waits, so that
+//! nobody else ever waits for a connection that cannot keep up: of its edits some wait, and the document is told to hold
+//! the later ones back until these are out; of a cursor only the latest waits; what remains closes it. Whatever the socket
+//! has not taken is counted here: of each class no more than its bound, or one frame that is larger.
 
 use std::{
     collections::VecDeque,
-    io::IoSlice,
+    io::{self, IoSlice},
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicBool, AtomicU8, Ordering},
@@ -39,14 +40,15 @@ const EDIT_BYTES_LOW: usize = EDIT_BYTES_MAX / 2;
 /// Bytes of cursors and typing that may wait, the latest of each; a cursor beyond that is not shown until it moves again.
 pub const LATEST_BYTES_MAX: usize = 128 * 1024;
 
-/// Bytes of snapshots that may wait: the connection asks for one at a time, but joins of several documents overlap.
+/// Bytes of snapshots that may wait: a join waits until the snapshot before it is out, but joins that were under way
+/// already overlap.
 pub const SNAPSHOT_BYTES_MAX: usize = 32 * 1024 * 1024;
 
 /// Frames that may wait, however small: each is some hundred bytes in memory.
 pub const FRAMES_WAITING_MAX: usize = 8192;
 
 /// Frames that one write takes: enough to fill a segment with small ones, few enough for the stack.
-pub const FRAMES_PER_WRITE: usize = 64;
+const FRAMES_PER_WRITE: usize = 64;
 
 /// How a connection ends. The first reason stays.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -62,6 +64,22 @@ pub enum Ending {
     Disconnect,
     /// At once: the peer does not read or is gone.
     Drop,
+}
+
+/// How far a write of the owner came.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Progress {
+    /// Nothing waits.
+    Done,
+    /// The socket takes no more now.
+    Full {
+        /// Whether it took anything since the owner's write before, whoever wrote it.
+        took: bool,
+    },
+    /// The socket failed.
+    Failed,
+    /// Nothing waits any more, and the connection is to end.
+    Over(Ending),
 }
 
 /// A handle to one connection; clones mean the same connection.
@@ -122,8 +140,10 @@ struct Queue {
     paused_by: Vec<Arc<str>>,
     /// Where anybody may write at once.
     socket: Option<Arc<Stream>>,
-    /// The owner has frames in its hands, so that nothing may overtake it; it takes more before it rests.
-    owner_writes: bool,
+    /// The socket took no more: the owner waits until it does, and nobody else need try.
+    is_full: bool,
+    /// It took something since the owner's last write.
+    took: bool,
 }
 
 #[derive(Debug)]
@@ -149,16 +169,25 @@ pub enum Class {
     LatestMust(u64),
 }
 
-/// Bytes that wait, by class.
-#[derive(Debug, Default)]
-struct Waiting {
-    must: usize,
-    snapshot: usize,
-    edit: usize,
-    latest: usize,
+/// Bytes that wait, by class: what the socket has not taken yet.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Waiting {
+    /// Of [`Class::Must`] and [`Class::LatestMust`].
+    pub must: usize,
+    /// Of [`Class::Snapshot`].
+    pub snapshot: usize,
+    /// Of [`Class::Edit`].
+    pub edit: usize,
+    /// Of [`Class::Latest`].
+    pub latest: usize,
 }
 
 impl Waiting {
+    /// All of them.
+    pub fn bytes(&self) -> usize {
+        self.must + self.snapshot + self.edit + self.latest
+    }
+
     fn of(&mut self, class: Class) -> (&mut usize, usize) {
         match class {
             Class::Must | Class::LatestMust(_) => (&mut self.must, WAITING_BYTES_MAX),
@@ -280,19 +309,43 @@ impl Outbox {
     /// Writes what waits, as much as the socket takes; the owner writes the rest.
     pub fn flush(&self) {
         let mut queue = self.queue();
-        if queue.owner_writes || queue.frames.is_empty() {
+        // When its end was asked for the owner was told, who writes the last of it.
+        if queue.is_full || queue.frames.is_empty() || queue.ending.is_some() {
             return;
         }
-        let (had_snapshot, is_written) = (queue.waiting.snapshot > 0, queue.write());
-        let is_resumed = had_snapshot && queue.waiting.snapshot == 0;
-        queue.tell_drained();
+        let progress = self.write_from(&mut queue);
+        // What TLS holds back is the owner's too.
+        let has_unsent = queue.socket.as_ref().is_some_and(|socket| socket.has_unsent());
         drop(queue);
-        if is_resumed {
-            self.shared.resumed.notify_one();
-        }
-        if !is_written {
+        if progress != Progress::Done || has_unsent {
             self.shared.changed.notify_one();
         }
+    }
+
+    /// For the owner of the socket: the same, and what is to come next.
+    pub fn write(&self) -> Progress {
+        let mut queue = self.queue();
+        if queue.ending == Some(Ending::Drop) {
+            return Progress::Over(Ending::Drop);
+        }
+        match self.write_from(&mut queue) {
+            Progress::Full { took } => {
+                queue.took = false;
+                Progress::Full { took }
+            }
+            Progress::Failed => Progress::Failed,
+            Progress::Done | Progress::Over(_) => queue.ending.map_or(Progress::Done, Progress::Over),
+        }
+    }
+
+    fn write_from(&self, queue: &mut Queue) -> Progress {
+        let had_snapshot = queue.waiting.snapshot > 0;
+        let progress = queue.write();
+        if had_snapshot && queue.waiting.snapshot == 0 {
+            self.shared.resumed.notify_one();
+        }
+        queue.tell_drained();
+        progress
     }
 
     /// Lets the owner write what waits.
@@ -366,6 +419,7 @@ impl Outbox {
         if ending == Ending::Drop {
             // Whoever still has this handle must not keep the socket open.
             queue.socket = None;
+            queue.forget();
             settled = queue.settled.take();
         }
         drop(queue);
@@ -397,10 +451,9 @@ impl Outbox {
         }
     }
 
-    /// Bytes that wait.
-    pub fn waiting_bytes(&self) -> usize {
-        let Waiting { must, snapshot, edit, latest } = self.queue().waiting;
-        must + snapshot + edit + latest
+    /// What waits.
+    pub fn waiting(&self) -> Waiting {
+        self.queue().waiting
     }
 
     /// For the owner of the socket: waits until there may be something to write or an end.
@@ -415,31 +468,6 @@ impl Outbox {
         }
     }
 
-    /// For the owner of the socket: moves the next frames to `batch`; answers the ending once nothing waits.
-    pub fn take(&self, batch: &mut Vec<Bytes>) -> Option<Ending> {
-        let mut queue = self.queue();
-        if queue.ending == Some(Ending::Drop) {
-            queue.frames.clear();
-            return queue.ending;
-        }
-        let had_snapshot = queue.waiting.snapshot > 0;
-        while batch.len() < FRAMES_PER_WRITE {
-            let Some(Frame { bytes, class, .. }) = queue.frames.pop_front() else { break };
-            queue.waiting.less(class, bytes.len());
-            batch.push(bytes);
-        }
-        if had_snapshot && queue.waiting.snapshot == 0 {
-            self.shared.resumed.notify_one();
-        }
-        queue.tell_drained();
-        if queue.frames.is_empty() {
-            // An idle connection keeps no queue.
-            queue.frames = VecDeque::new();
-        }
-        queue.owner_writes = !batch.is_empty();
-        if batch.is_empty() { queue.ending } else { None }
-    }
-
     fn drop_unfair(&self, queue: MutexGuard<'_, Queue>) {
         if queue.ending != Some(Ending::Drop) {
             self.metrics().overload("outbox");
@@ -449,8 +477,7 @@ impl Outbox {
 
     fn drop_slow(&self, mut queue: MutexGuard<'_, Queue>) {
         queue.ending = Some(Ending::Drop);
-        // Whoever else holds this outbox must not hold its frames.
-        queue.frames = VecDeque::new();
+        queue.forget();
         drop(queue);
         self.count_slow();
         self.shared.changed.notify_one();
@@ -488,8 +515,7 @@ impl Queue {
 
     /// Whether more waits here than may while the pod's memory is short.
     fn is_unfair(&self, budget: &Budget) -> bool {
-        let in_line = self.waiting.must + self.waiting.snapshot + self.waiting.edit + self.waiting.latest;
-        in_line > OUTBOX_FAIR_BYTES && budget.is_over()
+        self.waiting.bytes() > OUTBOX_FAIR_BYTES && budget.is_over()
     }
 
     fn has_room_for_edits(&self) -> bool {
@@ -511,10 +537,16 @@ impl Queue {
         }
     }
 
-    /// Writes what waits if that is anybody's to do; true when nothing is left for the owner.
-    fn write(&mut self) -> bool {
-        while !self.frames.is_empty() && self.ending.is_none() {
-            let Some(socket) = &self.socket else { return false };
+    /// Whoever else holds this outbox must not hold its frames.
+    fn forget(&mut self) {
+        self.frames = VecDeque::new();
+        self.waiting = Waiting::default();
+    }
+
+    fn write(&mut self) -> Progress {
+        self.is_full = false;
+        while !self.frames.is_empty() {
+            let Some(socket) = &self.socket else { return Progress::Failed };
             let mut slices = [IoSlice::new(&[]); FRAMES_PER_WRITE];
             let mut count = 0;
             for (slice, frame) in slices.iter_mut().zip(&self.frames) {
@@ -522,16 +554,19 @@ impl Queue {
                 count += 1;
             }
             match socket.try_write_vectored(&slices[..count]) {
-                // A failed socket too is the owner's: it meets the same trouble and ends.
-                Ok(0) | Err(_) => return false,
-                Ok(written) => self.written(written),
+                Ok(written @ 1..) => self.written(written),
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                    self.is_full = true;
+                    return Progress::Full { took: self.took };
+                }
+                Ok(0) | Err(_) => return Progress::Failed,
             }
         }
-        // What TLS holds back is the owner's too.
-        self.frames.is_empty() && !self.socket.as_ref().is_some_and(|socket| socket.has_unsent())
+        Progress::Done
     }
 
     fn written(&mut self, mut written: usize) {
+        self.took = true;
         while let Some(frame) = self.frames.front_mut() {
             let length = frame.bytes.len().min(written);
             written -= length;

@@ -7,12 +7,12 @@ use std::{
     time::Duration,
 };
 
-use bytes::{Buf, Bytes};
+use bytes::Buf;
 use tokio::time::{Instant, sleep_until};
 use websocket::{Decoder, Message, Violation};
 
 use crate::{
-    outbox::{Ending, FRAMES_PER_WRITE, Outbox},
+    outbox::{Ending, Outbox, Progress},
     stream::Stream,
 };
 
@@ -69,42 +69,34 @@ pub(super) async fn write(
     ping_interval: Duration,
     ping_timeout: Duration,
 ) -> Written {
-    let mut batch: Vec<Bytes> = Vec::new();
     let mut next_ping = Instant::now() + ping_interval;
     let mut dead_at: Option<Instant> = None;
     let mut has_last_chance = true;
     // Since when the socket takes nothing of what waits.
     let mut stuck_since: Option<Instant> = None;
     loop {
-        if batch.is_empty()
-            && let Some(ending) = outbox.take(&mut batch)
-        {
-            return Box::pin(end(stream, ending)).await;
-        }
-        if !batch.is_empty() {
-            match write_some(stream, &mut batch) {
-                Ok(true) => {
-                    stuck_since = None;
-                    continue;
-                }
-                Ok(false) => stuck_since = stuck_since.or_else(|| Some(Instant::now())),
-                Err(_) => return Written::Lost,
+        let is_full = match outbox.write() {
+            Progress::Done => {
+                stuck_since = None;
+                false
             }
-        }
+            Progress::Full { took } => {
+                stuck_since = stuck_since.filter(|_| !took).or_else(|| Some(Instant::now()));
+                true
+            }
+            Progress::Failed => return Written::Lost,
+            Progress::Over(ending) => return Box::pin(end(stream, ending)).await,
+        };
         // Whoever answers heartbeats and reads nothing is no better than the dead; without this only TCP would find out.
         let stuck_at = stuck_since.map(|since| since + ping_interval + ping_timeout);
         let deadline = [Some(next_ping), dead_at, stuck_at].into_iter().flatten().min().unwrap_or(next_ping);
         tokio::select! {
-            ready = stream.writable(), if !batch.is_empty() || stream.has_unsent() => {
+            ready = stream.writable(), if is_full || stream.has_unsent() => {
                 if ready.and_then(|()| stream.try_flush()).is_err() {
                     return Written::Lost;
                 }
             }
-            () = outbox.changed() => {
-                if outbox.is_dropped() {
-                    return Written::Lost;
-                }
-            }
+            () = outbox.changed() => {}
             () = sleep_until(deadline) => {
                 let now = Instant::now();
                 if stuck_at.is_some_and(|stuck_at| stuck_at <= now) {
@@ -112,8 +104,9 @@ pub(super) async fn write(
                     outbox.metrics().slow_consumers.inc();
                     return Written::Lost;
                 }
-                // While nothing is read, nothing can be heard.
-                if heard.swap(false, Ordering::Relaxed) || outbox.is_paused() || outbox.is_settling() {
+                // While nothing is read, nothing can be heard; a join is not read further until a snapshot is out.
+                let is_deaf = outbox.is_paused() || outbox.is_settling() || outbox.has_snapshot();
+                if heard.swap(false, Ordering::Relaxed) || is_deaf {
                     dead_at = None;
                     has_last_chance = true;
                 } else if dead_at.is_some_and(|dead_at| dead_at <= now) && has_last_chance {
@@ -153,18 +146,20 @@ pub(super) async fn linger(stream: &mut Stream, most: Duration) {
 }
 
 async fn end(stream: &Stream, ending: Ending) -> Written {
-    let frames = match ending {
+    let mut rest = match ending {
         Ending::Drop => return Written::Lost,
-        Ending::Transport { code, reason } => vec![websocket::close_frame(code, reason)],
+        Ending::Transport { code, reason } => websocket::close_frame(code, reason),
         Ending::Disconnect => {
-            vec![websocket::text_frame(protocol::DISCONNECT), websocket::close_frame(1000, "")]
+            [websocket::text_frame(protocol::DISCONNECT), websocket::close_frame(1000, "")].concat().into()
         }
     };
-    let mut batch = frames;
     let all = async {
-        while !batch.is_empty() {
-            if !write_some(stream, &mut batch)? {
-                stream.writable().await?;
+        while !rest.is_empty() {
+            match stream.try_write_vectored(&[IoSlice::new(&rest)]) {
+                Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
+                Ok(written) => rest.advance(written),
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => stream.writable().await?,
+                Err(error) => return Err(error),
             }
         }
         while !stream.try_flush()? {
@@ -176,34 +171,4 @@ async fn end(stream: &Stream, ending: Ending) -> Written {
         Ok(Ok(())) => Written::Closed,
         Ok(Err(_)) | Err(_) => Written::Lost,
     }
-}
-
-/// Writes as much of the batch as the socket takes and removes it; true if something was written.
-fn write_some(stream: &Stream, batch: &mut Vec<Bytes>) -> io::Result<bool> {
-    let mut slices = [IoSlice::new(&[]); FRAMES_PER_WRITE];
-    for (slice, frame) in slices.iter_mut().zip(batch.iter()) {
-        *slice = IoSlice::new(frame);
-    }
-    let count = batch.len().min(FRAMES_PER_WRITE);
-    let mut written = match stream.try_write_vectored(&slices[..count]) {
-        Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
-        Ok(written) => written,
-        Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(false),
-        Err(error) => return Err(error),
-    };
-    let mut whole = 0;
-    for frame in batch.iter_mut() {
-        if written < frame.len() {
-            frame.advance(written);
-            break;
-        }
-        written -= frame.len();
-        whole += 1;
-    }
-    batch.drain(..whole);
-    if batch.is_empty() {
-        // An idle connection keeps no buffer.
-        *batch = Vec::new();
-    }
-    Ok(true)
 }

@@ -12,6 +12,15 @@ fn frame(length: usize) -> Bytes {
     Bytes::from(vec![b'x'; length])
 }
 
+/// One write to a socket that takes whatever it is given.
+fn taken_from(outbox: &Outbox) -> Vec<Bytes> {
+    let mut queue = outbox.queue();
+    let frames: Vec<_> = queue.frames.iter().take(FRAMES_PER_WRITE).map(|frame| frame.bytes.clone()).collect();
+    queue.written(frames.iter().map(Bytes::len).sum());
+    queue.tell_drained();
+    frames
+}
+
 #[test]
 fn frames_come_out_in_order_and_the_end_after_them() {
     let (outbox, _) = outbox();
@@ -21,15 +30,12 @@ fn frames_come_out_in_order_and_the_end_after_them() {
     outbox.close(Ending::Disconnect);
     outbox.close(Ending::Transport { code: 1001, reason: "late" });
     outbox.push(frame(1));
-    let mut batch = Vec::new();
-    assert_eq!(outbox.take(&mut batch), None);
+    let batch = taken_from(&outbox);
     assert_eq!((batch.len(), &batch[3][..]), (FRAMES_PER_WRITE, &b"3"[..]));
-    batch.clear();
-    assert_eq!(outbox.take(&mut batch), None);
-    assert_eq!(batch.len(), 1);
-    batch.clear();
-    assert_eq!(outbox.take(&mut batch), Some(Ending::Disconnect));
-    assert_eq!(outbox.waiting_bytes(), 0);
+    assert_ne!(outbox.write(), Progress::Over(Ending::Disconnect), "one frame is left");
+    assert_eq!(taken_from(&outbox).len(), 1);
+    assert_eq!(outbox.write(), Progress::Over(Ending::Disconnect));
+    assert_eq!(outbox.waiting(), Waiting::default());
 }
 
 #[test]
@@ -43,11 +49,9 @@ fn edits_beyond_the_bound_wait_for_the_document_until_half_of_them_is_out() {
     assert_eq!(taken, EDIT_BYTES_MAX / 1024);
     assert!(!outbox.has_room_for_edits(&drained) && !outbox.is_closing() && slow.get() == 0);
     let is_told = || futures_util::FutureExt::now_or_never(drained.notified()).is_some();
-    let mut batch = Vec::new();
-    while outbox.waiting_bytes() > EDIT_BYTES_LOW {
-        assert!(!is_told(), "{} bytes wait", outbox.waiting_bytes());
-        batch.clear();
-        outbox.take(&mut batch);
+    while outbox.waiting().edit > EDIT_BYTES_LOW {
+        assert!(!is_told(), "{:?} wait", outbox.waiting());
+        taken_from(&outbox);
     }
     assert!(is_told() && outbox.has_room_for_edits(&drained));
     assert!(outbox.push_edit_later(frame(EDIT_BYTES_MAX / 2), &drained));
@@ -66,10 +70,8 @@ fn of_a_cursor_only_the_latest_waits_at_the_last_place() {
     ] {
         outbox.push_later(Bytes::from(text), class);
     }
-    let mut batch = Vec::new();
-    outbox.take(&mut batch);
-    assert_eq!(texts(&batch), ["b1", "joined", "a2", "left"]);
-    assert_eq!(outbox.waiting_bytes(), 0);
+    assert_eq!(texts(&taken_from(&outbox)), ["b1", "joined", "a2", "left"]);
+    assert_eq!(outbox.waiting().bytes(), 0);
 }
 
 #[test]
@@ -78,7 +80,7 @@ fn cursors_beyond_their_bound_are_dropped_and_close_nothing() {
     for n in 0..1000 {
         outbox.push_later(frame(1024), Class::Latest(n));
     }
-    assert_eq!((outbox.waiting_bytes(), outbox.is_closing(), slow.get()), (LATEST_BYTES_MAX, false, 0));
+    assert_eq!((outbox.waiting().latest, outbox.is_closing(), slow.get()), (LATEST_BYTES_MAX, false, 0));
 }
 
 #[test]
@@ -88,8 +90,8 @@ fn one_frame_is_always_taken_and_a_reader_that_stops_is_dropped_and_counted() {
     assert!(!outbox.is_closing());
     outbox.push(frame(1));
     outbox.push(frame(1));
-    assert_eq!(outbox.take(&mut Vec::new()), Some(Ending::Drop));
-    assert_eq!(slow.get(), 1);
+    assert_eq!(outbox.write(), Progress::Over(Ending::Drop));
+    assert_eq!((outbox.waiting(), slow.get()), (Waiting::default(), 1));
 }
 
 #[test]
@@ -98,7 +100,7 @@ fn snapshots_have_a_limit_of_their_own() {
     outbox.push_later(frame(WAITING_BYTES_MAX * 4), Class::Snapshot);
     outbox.push(frame(WAITING_BYTES_MAX));
     assert!(!outbox.is_closing() && outbox.has_snapshot());
-    outbox.take(&mut Vec::new());
+    taken_from(&outbox);
     assert!(!outbox.has_snapshot());
     outbox.push_later(frame(SNAPSHOT_BYTES_MAX), Class::Snapshot);
     outbox.push_later(frame(1), Class::Snapshot);
@@ -116,33 +118,26 @@ async fn what_a_full_socket_does_not_take_is_left_to_the_owner_in_order() {
     let mut expected = Vec::new();
     let mut sent = 0;
     // Until the socket is full; the last frames wait, one of them perhaps written in part.
-    while outbox.waiting_bytes() == 0 {
+    while outbox.waiting().bytes() == 0 {
         let frame = vec![u8::try_from(sent % 251).unwrap(); 65_536 + sent];
         expected.extend_from_slice(&frame);
         outbox.push(Bytes::from(frame));
         sent += 1;
     }
-    outbox.push(Bytes::from_static(b"after"));
+    outbox.push_later(Bytes::from_static(b"after"), Class::Snapshot);
     expected.extend_from_slice(b"after");
+    assert_eq!(outbox.write(), Progress::Full { took: true }, "others wrote");
+    assert_eq!(outbox.write(), Progress::Full { took: false }, "nobody reads");
+    assert!(outbox.has_snapshot(), "what the owner has in its hands still waits");
     let reader = tokio::spawn(async move {
         let mut read = vec![0; expected.len()];
         tokio::io::AsyncReadExt::read_exact(&mut peer, &mut read).await.unwrap();
         read == expected
     });
-    let mut batch = Vec::new();
-    while outbox.waiting_bytes() > 0 {
-        outbox.changed().await;
-        outbox.take(&mut batch);
-        // What is pushed while the owner writes must not overtake it.
-        for frame in batch.drain(..) {
-            let mut rest = &frame[..];
-            while !rest.is_empty() {
-                socket.writable().await.unwrap();
-                rest = &rest[socket.try_write_vectored(&[IoSlice::new(rest)]).unwrap_or(0)..];
-            }
-        }
-        outbox.wake();
+    while outbox.write() != Progress::Done {
+        socket.writable().await.unwrap();
     }
+    assert_eq!(outbox.waiting(), Waiting::default());
     assert!(reader.await.unwrap());
 }
 

@@ -21,8 +21,11 @@ use ot::{Delta, Rope};
 use protocol::DeltaJson;
 use rand::{Rng, SeedableRng, rngs::StdRng};
 use serde_json::{Value, json};
-use tokio::net::{TcpListener, TcpStream};
-use tokio_tungstenite::{MaybeTlsStream, WebSocketStream, tungstenite::Message};
+use tokio::net::{TcpListener, TcpSocket, TcpStream};
+use tokio_tungstenite::{
+    MaybeTlsStream, WebSocketStream,
+    tungstenite::{self, Message},
+};
 use tokio_util::sync::CancellationToken;
 
 use crate::servers::PATIENCE;
@@ -107,6 +110,8 @@ pub struct Editor {
     pub document: String,
     gateways: Vec<SocketAddr>,
     next_gateway: usize,
+    /// Its sockets take little: whatever it does not read waits at the gateway.
+    pub is_narrow: bool,
     socket: Option<Socket>,
     session: Option<String>,
     pub version: u64,
@@ -135,7 +140,7 @@ pub struct Editor {
     random: StdRng,
 }
 
-type Socket = WebSocketStream<MaybeTlsStream<TcpStream>>;
+pub type Socket = WebSocketStream<MaybeTlsStream<TcpStream>>;
 
 impl Editor {
     pub fn new(user: &str, document: &str, gateways: &[SocketAddr], seed: u64) -> Self {
@@ -145,6 +150,7 @@ impl Editor {
             document: document.to_owned(),
             gateways: gateways.to_vec(),
             next_gateway: 0,
+            is_narrow: false,
             socket: None,
             session: None,
             version: 0,
@@ -181,6 +187,11 @@ impl Editor {
 
     pub fn text(&self) -> String {
         self.confirmed.text()
+    }
+
+    /// What is confirmed, with its formats.
+    pub fn content(&self) -> Delta {
+        self.confirmed.to_delta()
     }
 
     /// Moves to the next gateway at the next step, as if the network had failed.
@@ -261,7 +272,7 @@ impl Editor {
     }
 
     /// Takes in one message, or connects.
-    async fn step(&mut self) {
+    pub async fn step(&mut self) {
         if self.socket.is_none() {
             self.connect().await;
             return;
@@ -283,9 +294,8 @@ impl Editor {
 
     async fn connect(&mut self) {
         let address = self.gateways[self.next_gateway % self.gateways.len()];
-        let url = format!("ws://{address}/socket.io/?EIO=4&transport=websocket");
-        match tokio_tungstenite::connect_async(url).await {
-            Ok((socket, _)) => {
+        match connect(address, self.is_narrow).await {
+            Ok(socket) => {
                 self.socket = Some(socket);
                 let auth = json!({"token": token(&self.user), "clientId": self.client_id});
                 self.send(format!("40{auth}")).await;
@@ -403,8 +413,12 @@ impl Editor {
                 let (_, dropped) = self.unconfirmed.pop_front().unwrap();
                 self.confirmed.apply(&dropped).unwrap();
             }
-            let difference = difference(&self.confirmed.text(), &content.plain_text());
-            self.remote(&difference);
+            if self.unconfirmed.is_empty() {
+                self.confirmed = Rope::from_delta(&content).unwrap();
+            } else {
+                let difference = difference(&self.confirmed.text(), &content.plain_text());
+                self.remote(&difference);
+            }
             assert_eq!(self.confirmed.to_delta(), content);
         }
         self.at(payload);
@@ -504,8 +518,19 @@ impl Editor {
     }
 }
 
+/// A WebSocket to this gateway; a narrow one takes little that is not read.
+pub async fn connect(address: SocketAddr, is_narrow: bool) -> Result<Socket, tungstenite::Error> {
+    let socket = TcpSocket::new_v4()?;
+    if is_narrow {
+        socket.set_recv_buffer_size(4096)?;
+    }
+    let stream = MaybeTlsStream::Plain(socket.connect(address).await?);
+    let url = format!("ws://{address}/socket.io/?EIO=4&transport=websocket");
+    Ok(tokio_tungstenite::client_async(url, stream).await?.0)
+}
+
 /// An HS256 token of this user.
-fn token(user: &str) -> String {
+pub fn token(user: &str) -> String {
     let claims = json!({"userId": user, "name": user.to_uppercase(), "exp": 4_102_444_800u64});
     let key = jsonwebtoken::EncodingKey::from_secret(SECRET.as_bytes());
     jsonwebtoken::encode(&jsonwebtoken::Header::default(), &claims, &key).unwrap()

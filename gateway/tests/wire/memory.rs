@@ -228,7 +228,7 @@ async fn whoever_answers_heartbeats_and_reads_nothing_is_closed() {
     });
     let slow = || gateway.server.pod().metrics.slow_consumers.get();
     let mut version = 0;
-    let waits = || gateway.server.pod().registry.outboxes().iter().any(|outbox| outbox.waiting_bytes() > 0);
+    let waits = || gateway.server.pod().registry.outboxes().iter().any(|outbox| outbox.waiting().bytes() > 0);
     // Edits until one of them stands in line, then no more: the outbox stays far below its limit.
     loop {
         let Some(Ok(message)) = ann.next().await else { panic!("ann was closed") };

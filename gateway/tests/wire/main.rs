@@ -6,6 +6,7 @@
 
 mod access;
 mod admission;
+mod codes;
 mod compression;
 mod demo;
 mod drain;

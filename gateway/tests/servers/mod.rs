@@ -124,8 +124,14 @@ impl Server {
 
     /// Follows this primary, and has all of it on return.
     pub async fn follow(&self, primary: &Server) {
+        self.follow_at(&primary.address()).await;
+    }
+
+    /// The same by another way to it.
+    pub async fn follow_at(&self, address: &str) {
         let mut client = self.client().await;
-        run(&mut client, &["REPLICAOF", "127.0.0.1", &primary.port.to_string()]).await;
+        let (host, port) = address.split_once(':').unwrap();
+        run(&mut client, &["REPLICAOF", host, port]).await;
         eventually("the follower follows", async || {
             let info: String = redis::cmd("INFO").arg("replication").query_async(&mut client).await.unwrap();
             info.contains("master_link_status:up")

@@ -1,5 +1,5 @@
 //! Redis in Cluster mode with three nodes: edits and subscriptions spread over them, a slot that moves while it is edited,
-//! a node that dies and comes back.
+//! a node that dies and comes back, hangs, loads, refuses changes, or gives its slots to its replica.
 #![allow(clippy::unwrap_used, missing_docs, unreachable_pub)]
 
 mod editor;
@@ -28,6 +28,12 @@ on_both! {
     a_slot_moves_while_its_document_is_edited
     a_node_dies_and_comes_back
     a_cluster_that_is_down_with_one_node_comes_back
+    a_node_hangs_and_goes_on
+    a_node_loads_its_data_for_a_while
+    a_node_out_of_memory
+    a_node_without_followers
+    a_replica_takes_over_from_a_node_that_was_killed
+    a_replica_takes_over_as_planned
     the_other_nodes_are_heard_while_one_is_away
 }
 
@@ -55,10 +61,9 @@ async fn a_node_dies_and_comes_back(engine: Engine) -> Option<()> {
     edit_while(&mut cluster, async |cluster| {
         cluster.progress(20).await;
         for dead in 0..cluster.nodes.len() {
-            let others: Vec<_> = DOCUMENTS.into_iter().filter(|document| cluster.place[document] != dead).collect();
             cluster.nodes[dead].kill();
             // Its documents wait; those of the other nodes need not.
-            cluster.progress_of(&others, 20).await;
+            cluster.progress_of(&cluster.others(dead), 20).await;
             cluster.nodes[dead].start_again().await;
             cluster.progress(20).await;
         }
@@ -85,6 +90,125 @@ async fn a_cluster_that_is_down_with_one_node_comes_back(engine: Engine) -> Opti
         }
         cluster.nodes[0].start_again().await;
         cluster.progress(20).await;
+    })
+    .await;
+    Some(())
+}
+
+/// Longer than it takes the others to give it up.
+async fn a_node_hangs_and_goes_on(engine: Engine) -> Option<()> {
+    let mut cluster = Cluster::start(engine).await?;
+    edit_while(&mut cluster, async |cluster| {
+        cluster.progress(20).await;
+        for hung in 0..cluster.nodes.len() {
+            cluster.nodes[hung].signal("-STOP");
+            let mut other = cluster.nodes[(hung + 1) % 3].client().await;
+            eventually("the others miss it", async || {
+                ask(&mut other, &["CLUSTER", "NODES"]).await.lines().any(|node| node.contains(" master,fail "))
+            })
+            .await;
+            cluster.progress_of(&cluster.others(hung), 20).await;
+            cluster.nodes[hung].signal("-CONT");
+            cluster.progress(20).await;
+        }
+    })
+    .await;
+    Some(())
+}
+
+async fn a_node_loads_its_data_for_a_while(engine: Engine) -> Option<()> {
+    // While it loads it looks at its connections after every 1,024 commands.
+    const KEYS: usize = 30_000;
+    let mut cluster = Cluster::start(engine).await?;
+    let node = cluster.place["a"];
+    let mut client = cluster.nodes[node].client().await;
+    for start in (0..KEYS).step_by(500) {
+        let mut pipeline = redis::Pipeline::with_capacity(500);
+        for n in start..start + 500 {
+            pipeline.cmd("SET").arg(format!("{{doc:a}}filler{n}")).arg(n).ignore();
+        }
+        pipeline.exec_async(&mut client).await.unwrap();
+    }
+    edit_while(&mut cluster, async |cluster| {
+        cluster.progress(20).await;
+        cluster.nodes[node].add_arguments(&["--key-load-delay", "150"]);
+        cluster.nodes[node].start_again().await;
+        let mut client = cluster.nodes[node].client().await;
+        let loads = async |client: &mut MultiplexedConnection| {
+            let info: redis::RedisResult<String> = redis::cmd("INFO").arg("persistence").query_async(client).await;
+            !info.is_ok_and(|info| info.contains("\r\nloading:0"))
+        };
+        assert!(loads(&mut client).await, "it has loaded already: make it longer");
+        cluster.progress_of(&cluster.others(node), 20).await;
+        eventually("it has loaded", async || !loads(&mut client).await).await;
+        cluster.progress(20).await;
+    })
+    .await;
+    Some(())
+}
+
+async fn a_node_out_of_memory(engine: Engine) -> Option<()> {
+    refuses_changes(engine, "maxmemory", ["1000", "0"]).await
+}
+
+async fn a_node_without_followers(engine: Engine) -> Option<()> {
+    refuses_changes(engine, "min-replicas-to-write", ["1", "0"]).await
+}
+
+/// With the first value of a setting a node answers to everything but changes.
+async fn refuses_changes(engine: Engine, setting: &str, [bad, good]: [&str; 2]) -> Option<()> {
+    let mut cluster = Cluster::start(engine).await?;
+    edit_while(&mut cluster, async |cluster| {
+        cluster.progress(20).await;
+        for document in DOCUMENTS {
+            let node = cluster.place[document];
+            let mut client = cluster.nodes[node].client().await;
+            run(&mut client, &["CONFIG", "SET", setting, bad]).await;
+            let before = version(&mut client, document).await;
+            cluster.progress_of(&cluster.others(node), 20).await;
+            assert_eq!(version(&mut client, document).await, before, "{document} waits");
+            run(&mut client, &["CONFIG", "SET", setting, good]).await;
+            cluster.progress(20).await;
+        }
+    })
+    .await;
+    Some(())
+}
+
+async fn a_replica_takes_over_from_a_node_that_was_killed(engine: Engine) -> Option<()> {
+    let mut cluster = Cluster::start(engine).await?;
+    let replica = cluster.add_replica_of("b", Server::start(engine, &NODE).await?).await;
+    edit_while(&mut cluster, async |cluster| {
+        cluster.progress(20).await;
+        let old = cluster.place["b"];
+        cluster.nodes[old].kill();
+        cluster.progress_of(&cluster.others(old), 20).await;
+        cluster.leads(replica).await;
+        cluster.place.insert("b", replica);
+        cluster.progress(20).await;
+        // It comes back as a replica.
+        cluster.nodes[old].start_again().await;
+        cluster.follows(old).await;
+        cluster.progress(20).await;
+    })
+    .await;
+    Some(())
+}
+
+async fn a_replica_takes_over_as_planned(engine: Engine) -> Option<()> {
+    let mut cluster = Cluster::start(engine).await?;
+    let mut replica = cluster.add_replica_of("b", Server::start(engine, &NODE).await?).await;
+    edit_while(&mut cluster, async |cluster| {
+        // There and back.
+        for _ in 0..2 {
+            cluster.progress(20).await;
+            run(&mut cluster.nodes[replica].client().await, &["CLUSTER", "FAILOVER"]).await;
+            cluster.leads(replica).await;
+            replica = cluster.place.insert("b", replica).unwrap();
+            // It is asked still, and takes no changes any more.
+            cluster.follows(replica).await;
+            cluster.progress(20).await;
+        }
     })
     .await;
     Some(())
@@ -171,6 +295,18 @@ async fn edit_while(cluster: &mut Cluster, story: impl AsyncFnOnce(&mut Cluster)
     tokio::join!(join_all(typing), story);
 }
 
+/// Full coverage is not asked for: a dead node is no reason for the others to stop.
+const NODE: [&str; 8] = [
+    "--cluster-enabled",
+    "yes",
+    "--cluster-node-timeout",
+    "1000",
+    "--cluster-require-full-coverage",
+    "no",
+    "--repl-diskless-sync-delay",
+    "0",
+];
+
 struct Cluster {
     nodes: Vec<Server>,
     /// Of the nodes, in their order.
@@ -180,12 +316,9 @@ struct Cluster {
 
 impl Cluster {
     async fn start(engine: Engine) -> Option<Self> {
-        // Full coverage is not asked for: a dead node is no reason for the others to stop.
-        let arguments =
-            ["--cluster-enabled", "yes", "--cluster-node-timeout", "1000", "--cluster-require-full-coverage", "no"];
         let mut nodes = Vec::new();
         for _ in 0..3 {
-            nodes.push(Server::start(engine, &arguments).await?);
+            nodes.push(Server::start(engine, &NODE).await?);
         }
         let mut ids = Vec::new();
         let share = SLOTS / 3 + 1;
@@ -225,6 +358,56 @@ impl Cluster {
         used.sort();
         assert_eq!(used, [&0, &1, &2], "each document has another node");
         Some(cluster)
+    }
+
+    /// Gives the node of this document a replica; its index.
+    async fn add_replica_of(&mut self, document: &str, server: Server) -> usize {
+        let primary = &self.ids[self.place[document]];
+        let mut client = server.client().await;
+        run(&mut client, &["CLUSTER", "MEET", "127.0.0.1", &self.nodes[0].port.to_string()]).await;
+        eventually("it knows its primary", async || {
+            let mut replicate = redis::cmd("CLUSTER");
+            replicate.arg("REPLICATE").arg(primary).exec_async(&mut client).await.is_ok()
+        })
+        .await;
+        self.ids.push(ask(&mut client, &["CLUSTER", "MYID"]).await);
+        self.nodes.push(server);
+        let index = self.nodes.len() - 1;
+        self.follows(index).await;
+        let id = &self.ids[index];
+        for node in &self.nodes {
+            let mut client = node.client().await;
+            eventually("everybody knows it", async || {
+                let nodes = ask(&mut client, &["CLUSTER", "NODES"]).await;
+                nodes.lines().any(|node| node.contains(id) && node.contains("slave"))
+            })
+            .await;
+        }
+        index
+    }
+
+    /// Waits until this node has slots of its own.
+    async fn leads(&self, node: usize) {
+        self.says(node, "role:master").await;
+    }
+
+    /// Waits until this node has all of its primary.
+    async fn follows(&self, node: usize) {
+        self.says(node, "master_link_status:up").await;
+    }
+
+    async fn says(&self, node: usize, what: &str) {
+        let mut client = self.nodes[node].client().await;
+        eventually(what, async || {
+            let info: redis::RedisResult<String> = redis::cmd("INFO").arg("replication").query_async(&mut client).await;
+            info.is_ok_and(|info| info.contains(what))
+        })
+        .await;
+    }
+
+    /// The documents that this node does not have.
+    fn others(&self, node: usize) -> Vec<&'static str> {
+        DOCUMENTS.into_iter().filter(|document| self.place[document] != node).collect()
     }
 
     /// An access key where it belongs.

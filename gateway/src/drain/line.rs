@@ -13,7 +13,10 @@ use rand::{Rng, seq::SliceRandom};
 use tokio::{sync::mpsc, time::Instant};
 
 use super::pace::{self, Pace};
-use crate::outbox::{Ending, Outbox};
+use crate::{
+    clock::milliseconds,
+    outbox::{Ending, Outbox},
+};
 
 /// Everybody has a hint within this time.
 const HINTS_WITHIN: Duration = Duration::from_secs(4);
@@ -43,6 +46,7 @@ pub(super) struct Terms {
 
 /// Everybody who is to go.
 pub(super) struct Line {
+    began: Instant,
     pace: Pace,
     hints_due: Instant,
     hints_per_second: f64,
@@ -61,6 +65,7 @@ impl Line {
     /// Nobody yet. Whoever has settled is told on `settled`; each connection once.
     pub(super) fn new(now: Instant, settled: mpsc::UnboundedSender<ConnectionId>) -> Line {
         Line {
+            began: now,
             pace: Pace::new(now),
             hints_due: now,
             hints_per_second: HINTS_PER_SECOND,
@@ -161,7 +166,9 @@ impl Line {
             if outbox.is_dropped() {
                 continue;
             }
-            tracing::debug!(connection = outbox.id().0, "draining a connection");
+            // The moment that the pace counts; the line itself may be late.
+            let after_ms = milliseconds(now.saturating_duration_since(self.began));
+            tracing::debug!(connection = outbox.id().0, after_ms, "draining a connection");
             outbox.close(Ending::Transport { code: RESTART, reason: "draining" });
             self.pace.closed(now, rate, rand::rng().random());
             self.closed.push_back((now + GOODBYE, outbox));

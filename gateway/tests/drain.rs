@@ -196,14 +196,14 @@ async fn idle_client(gateway: std::net::SocketAddr, user: &str) -> Socket {
 /// When the close frame of a restart came.
 async fn closed_at(mut socket: Socket) -> Instant {
     loop {
-        match tokio::time::timeout(PATIENCE, socket.next()).await.expect("a close").unwrap().unwrap() {
-            Message::Close(frame) => {
-                let at = Instant::now();
-                assert_eq!(frame.map(|frame| frame.code.into()), Some(1012u16));
-                return at;
-            }
-            Message::Text(text) if text.as_str() == "2" => socket.send(Message::text("3")).await.unwrap(),
-            _ => {}
+        let message = tokio::time::timeout(PATIENCE, socket.next()).await.expect("a close").unwrap().unwrap();
+        if let Message::Close(frame) = message {
+            let at = Instant::now();
+            assert_eq!(frame.map(|frame| frame.code.into()), Some(1012u16));
+            return at;
+        }
+        if message == Message::text("2") {
+            socket.send(Message::text("3")).await.unwrap();
         }
     }
 }

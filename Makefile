@@ -79,7 +79,7 @@ generate: ## Write the generated files again: the CRD and its copy in the chart
 	bash charts/collab-operator/generate.sh
 
 .PHONY: bench
-bench: ## Benchmarks beside the peers, in one table: memory, connects, deliveries, the OT core
+bench: ## Benchmarks beside the peers, in one table: memory, connects, deliveries, signatures, the OT core
 	bash tests/load/bench.sh
 
 .PHONY: bench-soak

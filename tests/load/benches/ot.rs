@@ -5,18 +5,17 @@
 //! CPU time, which other processes disturb less.
 #![allow(missing_docs, reason = "criterion's macros make public items")]
 
-use std::{fs, process::Command};
+use std::process::Command;
 
 use anyhow::{Context, Result, ensure};
 use criterion::{BatchSize, Criterion, Throughput, criterion_group};
-use load::figures::{Row, write};
+use load::{
+    cpu,
+    figures::{Row, write},
+};
 use ot::{Delta, Rope, Side};
 
 const TRACES: [&str; 2] = ["sveltecomponent", "rustcode"];
-/// Of the best of so many runs: the others were disturbed.
-const RUNS: usize = 7;
-/// Of CPU time; the kernel counts what a thread has used only every few milliseconds.
-const RUN_NS: u64 = 300_000_000;
 /// Of one core; DESIGN section 11.
 const APPLIED_MIN: f64 = 5e6;
 const TRANSFORMED_MIN: f64 = 10e6;
@@ -86,23 +85,7 @@ fn transform_neighbours(edits: &[Delta]) -> usize {
 }
 
 fn per_second(operations: usize, work: impl Fn() -> usize) -> Result<f64> {
-    let mut best = f64::INFINITY;
-    for _ in 0..RUNS {
-        let (before, mut rounds, mut used) = (cpu_ns()?, 0, 0);
-        while used < RUN_NS {
-            std::hint::black_box(work());
-            rounds += 1;
-            used = cpu_ns()? - before;
-        }
-        best = best.min(used as f64 / f64::from(rounds));
-    }
-    Ok(operations as f64 / best * 1e9)
-}
-
-/// What this thread has run on a core so far.
-fn cpu_ns() -> Result<u64> {
-    let stat = fs::read_to_string("/proc/thread-self/schedstat")?;
-    Ok(stat.split(' ').next().context("/proc/thread-self/schedstat")?.parse()?)
+    Ok(operations as f64 / cpu::ns(work)? * 1e9)
 }
 
 /// Applied and transformed a second by npm quill-delta.

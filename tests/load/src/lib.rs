@@ -1,6 +1,7 @@
 //! What the benchmarks run on: load on servers over sockets, and the figures that come of it.
 
 pub mod bare;
+pub mod cpu;
 pub mod drivers;
 pub mod figures;
 pub mod frames;

@@ -50,11 +50,7 @@ impl Process {
     /// # Errors
     /// When the process is gone.
     pub fn cpu(&self) -> Result<Duration> {
-        let stat = fs::read_to_string(format!("/proc/{}/stat", self.child.id()))?;
-        // The name stands in parentheses and may hold anything.
-        let (_, fields) = stat.rsplit_once(") ").context("/proc/<pid>/stat")?;
-        let ticks: u64 = fields.split(' ').skip(11).take(2).filter_map(|field| field.parse::<u64>().ok()).sum();
-        Ok(Duration::from_millis(ticks * 1000 / TICKS_PER_SECOND))
+        cpu_of(&self.child.id().to_string())
     }
 
     /// Memory that is in use now, in bytes.
@@ -80,6 +76,18 @@ impl Drop for Process {
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
+}
+
+/// The same of any process: its id, or `self`. Threads that have ended count.
+///
+/// # Errors
+/// When there is no such process.
+pub fn cpu_of(process: &str) -> Result<Duration> {
+    let stat = fs::read_to_string(format!("/proc/{process}/stat"))?;
+    // The name stands in parentheses and may hold anything.
+    let (_, fields) = stat.rsplit_once(") ").context("/proc/<pid>/stat")?;
+    let ticks: u64 = fields.split(' ').skip(11).take(2).filter_map(|field| field.parse::<u64>().ok()).sum();
+    Ok(Duration::from_millis(ticks * 1000 / TICKS_PER_SECOND))
 }
 
 /// A port of this machine that nobody has.

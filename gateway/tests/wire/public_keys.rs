@@ -153,6 +153,45 @@ async fn a_connect_that_nobody_can_judge_is_held_and_closed_so_that_clients_come
 }
 
 #[tokio::test]
+async fn a_key_set_that_hangs_is_asked_once_at_a_time_and_holds_only_tokens_of_unknown_keys() {
+    const HELD: usize = 50;
+    let web = Web::start().await;
+    let (old, new) = (Signer::ec().called("old"), Signer::ed().called("new"));
+    web.says(SET, 200, key_set(&[&old]));
+    let gateway = with_set(&web).await;
+    assert!(is_in(&answer(&gateway, &old.token("u1")).await));
+    web.says(SET, 200, key_set(&[&old, &new]));
+    web.hang(true);
+    let asked = web.asked(SET);
+    let started = Instant::now();
+    let mut held = Vec::new();
+    for user in 0..HELD {
+        let mut client = Client::upgraded(&gateway).await;
+        client.send(&format!("40{}", json!({"token": new.token(&format!("u{user}"))}))).await;
+        held.push(client);
+    }
+    web.until_asked(SET, asked + 1).await;
+    // Whose key is known is verified without the set, those seen before and others.
+    for user in ["u1", "u2"] {
+        assert!(is_in(&answer(&gateway, &old.token(user)).await));
+    }
+    Client::connected(&gateway, "u3", "c3").await;
+    assert!(started.elapsed() < Duration::from_secs(6), "{:?}", started.elapsed());
+    for client in &mut held {
+        assert_eq!(client.close_code().await, Some(1013));
+    }
+    let took = started.elapsed();
+    assert!((Duration::from_secs(8)..Duration::from_secs(16)).contains(&took), "{took:?}");
+    // One that was given up here may not have noticed yet there.
+    assert!(web.most_at_once() <= 2, "{}", web.most_at_once());
+    assert_eq!(gateway.refused("keys_unavailable"), HELD as u64);
+    assert!(gateway.server.pod().metrics.text().contains("connects_waiting 0"));
+    // It is well again, and so are they.
+    web.hang(false);
+    assert!(is_in(&answer(&gateway, &new.token("u1")).await));
+}
+
+#[tokio::test]
 async fn tokens_of_any_size_and_kind_are_refused_and_the_connection_stays() {
     let gateway = Gateway::alone().await;
     assert!(answer(&gateway, &"x".repeat(20_000)).await.contains("TOKEN_INVALID"));

@@ -105,6 +105,55 @@ async fn a_webhook_that_hangs_under_a_storm_is_not_asked_more_and_everybody_is_t
 }
 
 #[tokio::test]
+async fn joins_that_wait_for_a_webhook_that_hangs_are_put_off_and_nobody_who_is_known_waits_with_them() {
+    const JOINS: usize = 100;
+    let web = Web::start().await;
+    let (gateway, _bus) = gateway(&web).await;
+    let users: Vec<_> = (0..JOINS).map(|number| format!("u{number}")).collect();
+    for user in users.iter().map(String::as_str).chain(["ann"]) {
+        knows(&web, user);
+    }
+    web.says("/documents/d/access/ann", 200, "write");
+    let (mut ann, _) = Client::joined(&gateway, "ann", "a1", "d").await;
+    let mut clients = join_all(users.iter().map(|user| Client::connected(&gateway, user, user))).await;
+    web.hang(true);
+    let started = Instant::now();
+    for client in &mut clients {
+        client.send(r#"427["join-document","d"]"#).await;
+    }
+    // Ann writes, and comes in with a second tab, while all turns at the webhook are taken.
+    let deadline = started + PATIENCE;
+    while web.most_at_once() < REQUESTS_MAX {
+        assert!(Instant::now() < deadline, "{} requests", web.most_at_once());
+        tokio::task::yield_now().await;
+    }
+    let asked = web.asked("/documents/d/access/ann");
+    let edit = json!({"documentId": "d", "version": 0, "ops": [{"insert": "x"}]});
+    assert_eq!(ann.ask("edit", edit).await, json!({"version": 1}));
+    let (mut tab, joined) = Client::joined(&gateway, "ann", "a2", "d").await;
+    assert_eq!((&joined["role"], &joined["content"]), (&json!("write"), &json!("x")));
+    assert_eq!(web.asked("/documents/d/access/ann"), asked);
+    assert!(started.elapsed() < Duration::from_secs(6), "before anybody is put off: {:?}", started.elapsed());
+    for client in &mut clients {
+        let error = client.answer(7).await["error"].clone();
+        assert_eq!(error["code"], "STORE_UNAVAILABLE", "{error}");
+        assert!(error["retryAfterMs"].is_u64(), "{error}");
+    }
+    let took = started.elapsed();
+    assert!((Duration::from_secs(7)..Duration::from_secs(16)).contains(&took), "{took:?}");
+    assert!(web.most_at_once() <= 2 * REQUESTS_MAX, "{}", web.most_at_once());
+    // It is well again, and all turns are free.
+    for user in &users {
+        web.says(&format!("/documents/d/access/{user}"), 200, "read");
+    }
+    web.hang(false);
+    for client in &mut clients {
+        assert_eq!(client.join(json!("d")).await["role"], "read");
+    }
+    assert!(tab.ask("leave-document", json!("d")).await["error"].is_null());
+}
+
+#[tokio::test]
 async fn the_metrics_tell_what_became_of_each_request_to_a_webhook() {
     let web = Web::start().await;
     let (gateway, _bus) = gateway(&web).await;

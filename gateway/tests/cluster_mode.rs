@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, missing_docs, unreachable_pub)]
 
 mod editor;
+mod pods;
 #[macro_use]
 mod servers;
 
@@ -13,8 +14,9 @@ use collab_gateway::{
     bus::{Bus, Heard, RedisBus, Subscription, document_channel},
     store::RedisSettings,
 };
-use editor::{Editor, Gateway};
+use editor::Editor;
 use futures_util::future::join_all;
+use pods::Pod;
 use redis::aio::MultiplexedConnection;
 use servers::{Engine, PATIENCE, Server, eventually, run};
 use tokio_util::sync::CancellationToken;
@@ -22,6 +24,7 @@ use tokio_util::sync::CancellationToken;
 /// One on each node; checked when the cluster is built.
 const DOCUMENTS: [&str; 3] = ["a", "b", "c"];
 const SLOTS: u16 = 16384;
+const STORE_UP: &str = "collab_gateway_store_up";
 
 on_both! {
     documents_on_three_nodes_are_edited_through_two_gateways
@@ -165,10 +168,16 @@ async fn refuses_changes(engine: Engine, setting: &str, [bad, good]: [&str; 2]) 
             let mut client = cluster.nodes[node].client().await;
             run(&mut client, &["CONFIG", "SET", setting, bad]).await;
             let before = version(&mut client, document).await;
-            cluster.progress_of(&cluster.others(node), 20).await;
+            cluster.tells(false).await;
+            let others = cluster.others(node);
+            tokio::select! {
+                () = cluster.progress_of(&others, 20) => {}
+                () = cluster.keeps_telling_it() => {}
+            }
             assert_eq!(version(&mut client, document).await, before, "{document} waits");
             run(&mut client, &["CONFIG", "SET", setting, good]).await;
             cluster.progress(20).await;
+            cluster.tells(true).await;
         }
     })
     .await;
@@ -258,11 +267,12 @@ async fn until_heard(bus: &Bus, channel: &str, subscription: &mut Subscription) 
 async fn edit_while(cluster: &mut Cluster, story: impl AsyncFnOnce(&mut Cluster)) {
     let addresses: Vec<_> = cluster.nodes.iter().map(Server::address).collect();
     // One address must do: the others are learned.
-    let (one, two) = (Gateway::start(&addresses.join(",")).await, Gateway::start(&addresses[2]).await);
+    cluster.pods = vec![Pod::start(&addresses.join(","), &[]), Pod::start(&addresses[2], &[])];
+    cluster.tells(true).await;
+    let (a, b) = (cluster.pods[0].address, cluster.pods[1].address);
     let done = CancellationToken::new();
     let typing = DOCUMENTS.map(|document| {
         let done = done.clone();
-        let (a, b) = (one.address, two.address);
         async move {
             let mut editors = ["ann", "bob", "eve"].map(|user| Editor::new(user, document, &[b], 1));
             for editor in &mut editors {
@@ -311,6 +321,8 @@ struct Cluster {
     nodes: Vec<Server>,
     /// Of the nodes, in their order.
     ids: Vec<String>,
+    /// Two, while they are edited.
+    pods: Vec<Pod>,
     place: std::collections::HashMap<&'static str, usize>,
 }
 
@@ -340,7 +352,8 @@ impl Cluster {
             })
             .await;
         }
-        let mut cluster = Self { nodes, ids, place: DOCUMENTS.into_iter().map(|document| (document, 0)).collect() };
+        let mut cluster =
+            Self { nodes, ids, pods: Vec::new(), place: DOCUMENTS.into_iter().map(|document| (document, 0)).collect() };
         let mut client = cluster.nodes[0].client().await;
         for document in DOCUMENTS {
             let slot: u16 = redis::cmd("CLUSTER")
@@ -403,6 +416,30 @@ impl Cluster {
             info.is_ok_and(|info| info.contains(what))
         })
         .await;
+    }
+
+    /// Waits until the admin ports say that every change can be made, or that some cannot.
+    async fn tells(&self, is_well: bool) {
+        for pod in &self.pods {
+            eventually("the pod tells it", async || {
+                let (code, text) = pod.get("/readyz").await;
+                let is_told =
+                    if is_well { text == "ok\n" } else { text.starts_with("ok, but the store takes no changes") };
+                code == 200 && is_told && pod.metric(STORE_UP).await == Some(f64::from(is_well))
+            })
+            .await;
+        }
+    }
+
+    /// Ends never: changes to the other nodes are no reason to call the store well.
+    async fn keeps_telling_it(&self) {
+        loop {
+            for pod in &self.pods {
+                assert_eq!(pod.metric(STORE_UP).await, Some(0.0));
+            }
+            // Polling interval, not a wait for something to happen.
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
     }
 
     /// The documents that this node does not have.

@@ -1,19 +1,33 @@
 //! Whether the store takes changes, by what became of the latest ones: commits, and the lease that every pod renews.
 //!
-//! In: outcomes of calls. Out: since when there was none that succeeded, and why the last one failed. Reading alone says
-//! little: a server that is full, read-only or without followers still answers.
+//! In: outcomes of calls, in Cluster mode by slot. Out: since when there was none that succeeded, and why the last one
+//! failed; of a cluster, whether that is so anywhere. Reading alone says little: a server that is full, read-only or
+//! without followers still answers.
 
 use std::{
+    collections::BTreeMap,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::{Duration, Instant},
 };
 
 use super::StoreError;
 
+/// Whatever fails is tried again within half a second, or a call's few seconds where no answer comes. What was not tried
+/// for so long nobody needs any more: a document that is closed, a slot of another name for the lease.
+const FORGOTTEN_AFTER: Duration = Duration::from_secs(15);
+
 /// Clones share what is known.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Health {
-    away: Arc<Mutex<Option<(Instant, String)>>>,
+    /// By slot; `None` outside Cluster mode and before the servers are known. The cluster's slots bound it.
+    away: Arc<Mutex<BTreeMap<Option<u16>, Trouble>>>,
+}
+
+#[derive(Debug)]
+struct Trouble {
+    since: Instant,
+    latest: Instant,
+    why: String,
 }
 
 /// The store takes no changes.
@@ -26,25 +40,30 @@ pub struct Away {
 }
 
 impl Health {
-    /// Takes in what became of a call that changes something.
-    pub(crate) fn saw<T>(&self, outcome: &Result<T, StoreError>) {
+    /// Takes in what became of a call that changes something, in this slot or anywhere.
+    pub(crate) fn saw<T>(&self, slot: Option<u16>, outcome: &Result<T, StoreError>, now: Instant) {
         let mut away = self.away();
         match outcome {
             Err(error) if error.is_passing() => {
-                let since = away.as_ref().map_or_else(Instant::now, |(since, _)| *since);
-                *away = Some((since, error.to_string()));
+                let since = away.get(&slot).map_or(now, |trouble| trouble.since);
+                away.insert(slot, Trouble { since, latest: now, why: error.to_string() });
             }
             // Whatever else it says, it can be spoken to.
-            Ok(_) | Err(_) => *away = None,
+            Ok(_) | Err(_) if slot.is_none() => away.clear(),
+            Ok(_) | Err(_) => away.retain(|other, _| other.is_some() && *other != slot),
         }
     }
 
     /// `None`: it takes changes, as far as anybody knows.
-    pub(crate) fn told(&self) -> Option<Away> {
-        self.away().as_ref().map(|(since, why)| Away { since: since.elapsed(), why: why.clone() })
+    pub(crate) fn told(&self, now: Instant) -> Option<Away> {
+        let mut away = self.away();
+        away.retain(|_, trouble| now.saturating_duration_since(trouble.latest) < FORGOTTEN_AFTER);
+        let since = away.values().map(|trouble| trouble.since).min()?;
+        let latest = away.values().max_by_key(|trouble| trouble.latest)?;
+        Some(Away { since: now.saturating_duration_since(since), why: latest.why.clone() })
     }
 
-    fn away(&self) -> MutexGuard<'_, Option<(Instant, String)>> {
+    fn away(&self) -> MutexGuard<'_, BTreeMap<Option<u16>, Trouble>> {
         // Nothing can panic while it is held.
         self.away.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -54,17 +73,38 @@ impl Health {
 mod tests {
     use super::*;
 
+    const SECOND: Duration = Duration::from_secs(1);
+
+    fn failed(why: &str) -> Result<(), StoreError> {
+        Err(StoreError::Unavailable(why.into()))
+    }
+
+    fn away(since: Duration, why: &str) -> Option<Away> {
+        Some(Away { since, why: failed(why).unwrap_err().to_string() })
+    }
+
     #[test]
     fn the_first_failure_counts_until_something_succeeds() {
-        let health = Health::default();
-        assert_eq!(health.told(), None);
-        let failed = |why: &str| Err::<(), _>(StoreError::Unavailable(why.into()));
-        health.saw(&failed("one"));
-        let first = health.away().as_ref().map(|(since, _)| *since);
-        health.saw(&failed("two"));
-        assert_eq!(health.away().as_ref().map(|(since, _)| *since), first);
-        assert!(health.told().is_some_and(|away| away.why.contains("two")));
-        health.saw(&Err::<(), _>(StoreError::Damaged("answered".into())));
-        assert_eq!(health.told(), None);
+        let (health, start) = (Health::default(), Instant::now());
+        assert_eq!(health.told(start), None);
+        health.saw(None, &failed("one"), start);
+        health.saw(None, &failed("two"), start + SECOND);
+        assert_eq!(health.told(start + 2 * SECOND), away(2 * SECOND, "two"));
+        health.saw(None, &Err::<(), _>(StoreError::Damaged("answered".into())), start + 3 * SECOND);
+        assert_eq!(health.told(start + 3 * SECOND), None);
+    }
+
+    #[test]
+    fn a_slot_that_fails_counts_though_others_succeed_until_it_does_or_nobody_tries_it() {
+        let (health, start) = (Health::default(), Instant::now());
+        health.saw(None, &failed("nobody is known"), start);
+        health.saw(Some(1), &failed("full"), start + SECOND);
+        health.saw(Some(2), &failed("gone"), start + SECOND);
+        health.saw(Some(3), &Ok(()), start + 2 * SECOND);
+        health.saw(Some(2), &Ok(()), start + 2 * SECOND);
+        assert_eq!(health.told(start + 3 * SECOND), away(2 * SECOND, "full"));
+        health.saw(Some(1), &failed("full"), start + 10 * SECOND);
+        assert_eq!(health.told(start + 20 * SECOND), away(19 * SECOND, "full"));
+        assert_eq!(health.told(start + 25 * SECOND), None);
     }
 }

@@ -3,7 +3,10 @@
 //! In and out: see [`super::Store`]. The rules are in the `.lua` files beside this one; here are their arguments and
 //! answers. Keys of a document carry the hash tag `{doc:<id>}`.
 
-use std::sync::{Arc, LazyLock};
+use std::{
+    sync::{Arc, LazyLock},
+    time::Instant,
+};
 
 use bytes::Bytes;
 use document::{ClientRow, Point, Verdict, Version};
@@ -13,7 +16,7 @@ use tokio::sync::{Semaphore, SemaphorePermit, watch};
 use super::{
     Away, CATCH_UPS_MAX, CHUNK_BYTES, Committed, Creation, Era, Link, LookedUp, NewEntry, Opened, PRESENCE_LIFE_S,
     PRESENCE_PAGE_ROWS, PRESENCE_ROWS_MAX, RedisSettings, Saved, Script, Servers, StoreError, StoredEntry, Tail,
-    durability::GroupCommit, health::Health, rules,
+    durability::GroupCommit, health::Health, rules, slots::slot,
 };
 
 /// Before each chunk of a snapshot: which save it belongs to.
@@ -193,7 +196,7 @@ impl RedisStore {
         }
         let keys = [key(document, "meta"), key(document, "log"), key(document, "clients")];
         let outcome = self.commits.script(&COMMIT, &keys, true, &arguments).await;
-        self.health.saw(&outcome);
+        self.saw(&keys[0], &outcome);
         let (answer, era) = outcome?;
         let mut answer = Fields::new(answer);
         let forked: u8 = answer.next()?;
@@ -328,7 +331,7 @@ impl RedisStore {
         }
         command.arg("SET").arg(&key).arg(1).arg("EX").arg(life_s).arg("GET");
         let before: Result<Option<String>, StoreError> = self.rest.query(&key, &command).await;
-        self.health.saw(&before);
+        self.saw(&key, &before);
         Ok(before?.is_some())
     }
 
@@ -341,8 +344,14 @@ impl RedisStore {
         futures_util::future::try_join_all(asked).await
     }
 
+    /// Takes in what became of a change: in Cluster mode it tells of the key's slot alone.
+    fn saw<T>(&self, key: &str, outcome: &Result<T, StoreError>) {
+        let slot = self.servers.is_cluster().then(|| slot(key.as_bytes()));
+        self.health.saw(slot, outcome, Instant::now());
+    }
+
     pub(super) fn away(&self) -> Option<Away> {
-        self.health.told()
+        self.health.told(Instant::now())
     }
 
     pub(super) async fn ping(&self) -> Result<(), StoreError> {

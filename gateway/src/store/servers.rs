@@ -108,6 +108,11 @@ impl Servers {
         let _ = self.numbers().wait_for(|newest| *newest != number).await;
     }
 
+    /// Whether each slot has a server of its own, as far as anybody knows.
+    pub(crate) fn is_cluster(&self) -> bool {
+        self.shared.view.borrow().as_ref().is_some_and(|view| view.is_cluster())
+    }
+
     /// Which server may throw keys away when its memory is full, as it was found last.
     pub(crate) fn evicting(&self) -> Option<String> {
         self.shared.evicting.borrow().clone()

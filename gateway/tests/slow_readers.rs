@@ -48,9 +48,10 @@ const SLOW: [&str; 3] = ["crawls", "bursts", "sleeps"];
 async fn what_waits_for_slow_readers_is_bounded_and_they_end_with_what_everybody_has() {
     let writers: Vec<String> = (0..WRITERS).map(|n| format!("w{n}")).collect();
     let server = server(&writers).await;
-    let one = Gateway::start_with(&server.address(), &["--max-buffer-bytes", &BUDGET.to_string()]).await;
-    let two = Gateway::start(&server.address()).await;
-    // Only here heartbeats are short: whoever is slow must not be taken for dead.
+    // Whoever is slow here finds a heartbeat late, behind all that waits, and must not be taken for dead.
+    let (budget, patient) = (format!("--max-buffer-bytes={BUDGET}"), "--ping-timeout=600s");
+    let one = Gateway::start_with(&server.address(), &[&budget, patient]).await;
+    let two = Gateway::start_with(&server.address(), &[patient]).await;
     let deaf = Gateway::start_with(&server.address(), &["--ping-interval", "2s", "--ping-timeout", "2s"]).await;
     let mut eve = Editor::new("eve", "d", &[two.address], 9);
     // Before there is much to read: a writer reads all the time and is never sent away.

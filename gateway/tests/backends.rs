@@ -83,6 +83,7 @@ scenarios! {
     a_missing_number_is_told_with_the_last_one
     a_client_belongs_to_the_user_who_used_it_first
     an_entry_below_the_window_is_refused_as_behind
+    what_is_made_on_its_own_batch_is_appended_where_nothing_else_comes
     the_floor_is_that_of_the_most_forgetful_pod
     the_window_is_bounded_in_bytes_but_keeps_the_last_entry
     a_batch_beyond_its_bounds_is_refused_as_a_whole
@@ -166,6 +167,22 @@ async fn an_entry_below_the_window_is_refused_as_behind(world: World) {
     assert_eq!(again.verdicts, [Verdict::Dup(513)], "what is in the log is never refused");
 }
 
+async fn what_is_made_on_its_own_batch_is_appended_where_nothing_else_comes(world: World) {
+    let root = world.create("d").await;
+    let list = [entry("a", 1, 0, b"1"), entry("b", 1, 1, b"2"), entry("a", 2, 2, b"3")];
+    let verdicts =
+        async |head: &Point, batch: &[NewEntry]| world.store.commit("d", head, 0, batch).await.unwrap().verdicts;
+    assert_eq!(verdicts(&root, &list).await, [1, 2, 3].map(Verdict::Ok));
+    assert_eq!(verdicts(&root, &list).await, [3, 2, 3].map(Verdict::Dup), "repeated");
+    let head = world.store.tail("d", &root).await.unwrap().entries[2].at.clone();
+    // Number 3 of `a` is missing: what stands behind it is made on something that is not there.
+    let list = [entry("a", 4, 3, b"5"), entry("b", 2, 4, b"6"), entry("b", 3, 5, b"7")];
+    assert_eq!(verdicts(&head, &list).await, [Verdict::Gap(2), Verdict::Behind, Verdict::Behind]);
+    world.other.commit("d", &head, 0, &[entry("c", 1, 3, b"x")]).await.unwrap();
+    let list = [entry("a", 3, 3, b"4"), entry("a", 4, 4, b"5"), entry("b", 2, 5, b"6")];
+    assert_eq!(verdicts(&head, &list).await, [Verdict::Ok(5), Verdict::Behind, Verdict::Behind], "another was first");
+}
+
 async fn the_floor_is_that_of_the_most_forgetful_pod(world: World) {
     let head = fill(&world.store, "d", world.create("d").await, 10, 10).await;
     let verdict = async |store: &Store, floor, client: &str, base| {
@@ -176,7 +193,9 @@ async fn the_floor_is_that_of_the_most_forgetful_pod(world: World) {
     assert_eq!(verdict(&world.other, 0, "c", 4).await, Verdict::Behind, "and for other pods, whatever they keep");
     assert_eq!(verdict(&world.other, 0, "d", 5).await, Verdict::Ok(12));
     assert_eq!(verdict(&world.store, 99, "e", 10).await, Verdict::Behind);
-    assert_eq!(verdict(&world.store, 0, "f", 11).await, Verdict::Ok(13), "the last entry always belongs to the window");
+    let head = world.store.tail("d", &head).await.unwrap().entries[1].at.clone();
+    let last = world.store.commit("d", &head, 0, &[entry("f", 1, 11, b"x")]).await.unwrap().verdicts;
+    assert_eq!(last, [Verdict::Ok(13)], "the last entry always belongs to the window");
 }
 
 async fn the_window_is_bounded_in_bytes_but_keeps_the_last_entry(world: World) {
@@ -236,9 +255,10 @@ async fn a_long_tail_comes_in_parts(world: World) {
     let rest = world.store.tail("d", &first.entries[511].at).await.unwrap();
     assert_eq!((rest.entries.len(), rest.more), (88, false));
     assert_eq!(rest.entries[87].at, head);
+    let floor = first.entries[87].at.clone();
     let opened = world.store.open("d").await.unwrap().unwrap();
     assert_eq!((opened.tail, opened.head), (first, head));
-    let committed = world.store.commit("d", &root, 0, &[entry("a", 1, 599, b"x")]).await.unwrap();
+    let committed = world.store.commit("d", &floor, 0, &[entry("a", 1, 88, b"x")]).await.unwrap();
     assert_eq!(committed.verdicts, [Verdict::Ok(601)]);
     assert_eq!((committed.tail.entries.len(), committed.tail.more), (512, true), "the own entry is beyond the answer");
 }

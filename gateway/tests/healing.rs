@@ -6,7 +6,7 @@ mod servers;
 
 use editor::{Editor, Gateway};
 use redis::{AsyncCommands, aio::MultiplexedConnection};
-use servers::{Engine, Server, eventually, run};
+use servers::{Engine, Server, eventually, run, scripts};
 
 /// A primary with a follower, and gateways that know both.
 struct Stage {
@@ -129,6 +129,25 @@ async fn a_document_that_nobody_has_open_any_more_is_put_back() {
     assert_eq!(stage.fail_over().await, 30);
     eventually("the gateway puts it back by itself", async || stage.put_back() == 30).await;
     stage.agree(&mut [], &[before, lost]).await;
+}
+
+#[tokio::test]
+async fn two_hundred_lost_edits_are_put_back_in_a_few_calls() {
+    let mut stage = Stage::new(&["ann", "eve"], 1).await;
+    let mut ann = Editor::new("ann", "d", &stage.addresses(), 1);
+    let before = tokens("annx", 20);
+    ann.type_all(before.clone()).await;
+    stage.cut_off_the_follower().await;
+    let lost = tokens("anny", 200);
+    ann.type_all(lost.clone()).await;
+    assert_eq!(stage.fail_over().await, 200);
+    let mut follower = stage.follower.client().await;
+    eventually("all is there again", async || version(&mut follower).await == 220).await;
+    // Questions to the log, opening and joining are among them.
+    let calls = scripts(&mut follower).await;
+    eprintln!("{calls} calls of scripts until 200 edits were put back");
+    assert!(calls < 20, "{calls} calls of scripts");
+    stage.agree(&mut [&mut ann], &[before, lost]).await;
 }
 
 async fn version(client: &mut MultiplexedConnection) -> u64 {

@@ -14,8 +14,7 @@ use std::{
 use collab_gateway::store::{CATCH_UPS_MAX, Creation, RedisSettings, RedisStore, Store};
 use editor::{Editor, Gateway};
 use proxy::Proxy;
-use redis::aio::MultiplexedConnection;
-use servers::{Engine, Server, eventually};
+use servers::{Engine, Server, eventually, scripts};
 
 /// Documents that ask at once.
 const MANY: usize = 1_000;
@@ -99,13 +98,6 @@ async fn documents_that_missed_something_ask_a_few_at_a_time() {
         one.await.unwrap().unwrap();
     }
     assert_eq!(scripts(&mut client).await, before + MANY);
-}
-
-/// Calls of scripts that the server has carried out.
-async fn scripts(client: &mut MultiplexedConnection) -> usize {
-    let info: String = redis::cmd("INFO").arg("commandstats").query_async(client).await.unwrap();
-    let calls = info.lines().find_map(|line| line.strip_prefix("cmdstat_evalsha:calls=")?.split(',').next());
-    calls.map_or(0, |calls| calls.parse().unwrap())
 }
 
 fn creation() -> Creation {

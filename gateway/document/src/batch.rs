@@ -1,7 +1,8 @@
 //! Commit calls.
 //!
 //! In: the pending edits of all sessions; the script's replies. Out: one call at a time, with at most one entry of each
-//! client, all based on the pod's head and none on another (chaining them diverges); answers once an entry is in the log.
+//! client, all based on the pod's head and none on another (chaining them diverges where something comes in between);
+//! answers once an entry is in the log.
 
 use std::collections::BTreeSet;
 
@@ -16,7 +17,7 @@ use crate::{
 };
 
 /// What the names and numbers of an entry add to its operations, in bytes.
-const ENTRY_FRAME_BYTES: usize = 160;
+pub(crate) const ENTRY_FRAME_BYTES: usize = 160;
 
 #[derive(Debug, Clone, Copy)]
 enum Source {
@@ -178,10 +179,12 @@ impl Document {
             self.heard = self.heard.max(head + 1);
         }
         let mut verdicts = reply.verdicts.into_iter();
-        for origin in flight.origins {
+        for (place, origin) in flight.origins.into_iter().enumerate() {
             // A reply that says nothing of an entry leaves it to be sent again, which the script notices.
             let verdict = verdicts.next().unwrap_or(Verdict::Behind);
-            if verdict == Verdict::Behind && head == flight.head {
+            // What is put back is made on those before it, which may be in the log already, or refused.
+            let is_made_on_head = place == 0 || *origin.session != *HEALED_SESSION;
+            if verdict == Verdict::Behind && head == flight.head && is_made_on_head {
                 self.stalled_at = Some(head);
             }
             self.on_verdict(origin, verdict, !reply.more);

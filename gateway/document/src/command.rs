@@ -44,7 +44,8 @@ pub enum Command {
     Reopen,
 }
 
-/// What one script call commits: at most one entry of each identity, all based at or below `head`, none on another.
+/// What one script call commits: at most one entry of each identity, all based at `head` and none on another; or a list
+/// that is put back, each made on those before it, which the store appends only as far as nothing else comes after `head`.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Batch {
     /// The pod's head, which must be a point of the log.

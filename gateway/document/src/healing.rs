@@ -1,14 +1,16 @@
 //! What a pod still holds of a history that ended: put back into the one that goes on.
 //!
 //! In: a copy of the document that cannot go on (a failover lost entries that it has, or it fell behind), and the
-//! document as it is stored now. Out: the same document anew, with its people, and one entry after another of what the
-//! store does not have, each under its own identity, until nothing is left; joins and new edits wait until then.
+//! document as it is stored now. Out: the same document anew, with its people, and calls with what the store does not
+//! have, each entry under its own identity, until nothing is left; joins and new edits wait until then.
 //!
 //! The list is kept like a client's pending edits: the first applies at the head, each other one after those before it.
 //! An entry of the log is carried over the list and the list over it, one at a time. One that is in the list itself,
 //! because another pod or its own client was quicker, leaves it; if its form is another than the list's, those behind it
-//! first lose what they knew of the one and then meet the other. So two pods may heal at once, an old primary may answer
-//! late, and a pod may die in the middle: whoever goes on finds in the log what was put back, and puts back the rest.
+//! first lose what they knew of the one and then meet the other. A call takes many, each made on those before it: the
+//! store appends them as long as nothing else comes in between, and the rest goes with the next call. So two pods may heal
+//! at once, an old primary may answer late, and a pod may die in the middle: whoever goes on finds in the log what was put
+//! back, and puts back the rest.
 //!
 //! What is put back names a session that nobody has. A client whose own edits are among it gets them along another way
 //! than the one that it went itself, which only content can mend: its join is answered with that, and a session that
@@ -21,6 +23,7 @@ use ot::{Delta, Op, Side};
 use crate::{
     Batch, Canonical, Command, ConnectionId, Document, Entry, Identity, Logged, OpenError, Owed, Point, ReplyId,
     Snapshot, Verdict, Version,
+    batch::ENTRY_FRAME_BYTES,
     connection::{Connection, Stage},
     cursors::Cursors,
     document::{Flight, Origin},
@@ -86,11 +89,12 @@ impl Healing {
         Some(lost)
     }
 
-    /// Takes out the first edit and all of its client behind it: a number that is missing leaves no room for later ones.
-    fn give_up_first(&mut self) {
-        let Some(first) = self.remove(0) else { return };
-        while let Some(place) = self.list.iter().position(|lost| is_same_counter(&lost.identity, &first.identity)) {
-            self.remove(place);
+    /// Takes out this edit and all of its client behind it: a number that is missing leaves no room for later ones.
+    fn give_up(&mut self, place: usize) {
+        let Some(first) = self.remove(place) else { return };
+        let is_later = |lost: &Lost| is_same_counter(&lost.identity, &first.identity);
+        while let Some(ahead) = self.list.iter().skip(place).position(is_later) {
+            self.remove(place + ahead);
         }
     }
 }
@@ -153,7 +157,7 @@ impl Document {
             logged.extend(healing.remove(0).map(|lost| (lost, version)));
         }
         while healing.list.front().is_some_and(|lost| !lost.sent && rope.check(&lost.ops).is_err()) {
-            healing.give_up_first();
+            healing.give_up(0);
         }
         if healing.list.is_empty() {
             self.healing = None;
@@ -168,49 +172,59 @@ impl Document {
         self.history.after(self.history.floor()).into_iter().flatten().map(AsRef::as_ref)
     }
 
-    /// Sends the next edit that is to be put back: one at a time, for each is made on those before it.
+    /// Sends what is to be put back, as much as one call takes.
     pub(crate) fn flush_healing(&mut self) {
         let head = self.head().clone();
         let floor = self.history.wanted_floor();
         let Some(healing) = &mut self.healing else { return };
-        let Some(lost) = healing.list.front_mut() else { return };
-        if lost.sent || lost.logged_as.is_some() {
+        // As the document will be where nothing comes in between.
+        let mut rope = self.history.rope().clone();
+        let session: Arc<str> = Arc::from(HEALED_SESSION);
+        let (mut entries, mut origins, mut bytes) = (Vec::new(), Vec::new(), 0_usize);
+        for (base, lost) in (head.version..).zip(healing.list.iter_mut().take(self.settings.batch_entries)) {
+            bytes += lost.ops.weight_bytes() + ENTRY_FRAME_BYTES;
+            let is_full = !entries.is_empty() && bytes > self.settings.batch_bytes;
+            if is_full || lost.sent || lost.logged_as.is_some() || rope.apply(&lost.ops).is_err() {
+                break;
+            }
+            lost.sent = true;
+            origins.push(Origin {
+                connection: None,
+                session: session.clone(),
+                client_id: lost.client_id.clone(),
+                identity: lost.identity.clone(),
+                reply: None,
+            });
+            entries.push(Entry {
+                identity: lost.identity.clone(),
+                client_id: lost.client_id.clone(),
+                user_id: lost.user_id.clone(),
+                session: session.clone(),
+                base,
+                ops: lost.ops.clone(),
+            });
+        }
+        if entries.is_empty() {
             return;
         }
-        lost.sent = true;
-        let session: Arc<str> = Arc::from(HEALED_SESSION);
-        let origin = Origin {
-            connection: None,
-            session: session.clone(),
-            client_id: lost.client_id.clone(),
-            identity: lost.identity.clone(),
-            reply: None,
-        };
-        let entry = Entry {
-            identity: lost.identity.clone(),
-            client_id: lost.client_id.clone(),
-            user_id: lost.user_id.clone(),
-            session,
-            base: head.version,
-            ops: lost.ops.clone(),
-        };
-        self.flight = Some(Flight { head: head.version, floor, origins: vec![origin] });
-        self.out.push(Command::Commit(Batch { head, floor, entries: vec![entry] }));
+        self.flight = Some(Flight { head: head.version, floor, origins });
+        self.out.push(Command::Commit(Batch { head, floor, entries }));
     }
 
-    /// What became of the edit that was sent.
+    /// What became of an edit that was sent.
     pub(crate) fn on_healed(&mut self, origin: &Origin, verdict: Verdict) {
         if let Verdict::Ok(version) | Verdict::Dup(version) = verdict {
             self.heard = self.heard.max(version);
         }
         let Some(healing) = &mut self.healing else { return };
         // The log has brought it already, as it mostly does.
-        let Some(lost) = healing.list.front_mut().filter(|lost| lost.identity == origin.identity) else { return };
+        let Some(place) = healing.list.iter().position(|lost| lost.identity == origin.identity) else { return };
+        let Some(lost) = healing.list.get_mut(place) else { return };
         lost.sent = false;
         match verdict {
             Verdict::Ok(version) | Verdict::Dup(version) => lost.logged_as = Some(version),
             Verdict::Behind => {}
-            Verdict::Gap(_) | Verdict::Overloaded => healing.give_up_first(),
+            Verdict::Gap(_) | Verdict::Overloaded => healing.give_up(place),
         }
     }
 

@@ -61,6 +61,68 @@ fn an_acknowledgement_that_waits_comes_when_its_edit_is_put_back() {
     assert_eq!(world.answers, [(1, Ok(1))], "and acknowledged, as the version that it has now");
 }
 
+/// Pod 0 has two edits of its own client and one of pod 1's between them, and is about to put them back.
+fn three_to_put_back() -> (World, Batch) {
+    let mut world = World::new(1);
+    world.run_all();
+    for pod in [0, 1, 0] {
+        world.edit(pod, true);
+        world.run_all();
+        world.ask(0);
+        world.run_all();
+    }
+    assert_eq!(world.log.len(), 3);
+    world.lose(3);
+    world.input(0, Input::Forked);
+    let batch = world.take_commit(0);
+    (world, batch)
+}
+
+#[test]
+fn what_was_lost_goes_back_in_one_call() {
+    let (mut world, batch) = three_to_put_back();
+    assert_eq!(batch.entries.iter().map(|entry| entry.base).collect::<Vec<_>>(), [0, 1, 2]);
+    let reply = world.commit(&batch);
+    assert_eq!(reply.verdicts, [1, 2, 3].map(Verdict::Ok));
+    world.input(0, Input::Committed(reply));
+    assert_eq!(world.pods[0].document.missing(), 0);
+}
+
+#[test]
+fn what_something_came_before_is_put_back_in_the_next_call() {
+    let (mut world, batch) = three_to_put_back();
+    let other = Entry {
+        identity: Identity { id: "other".into(), seq: 1, by_gateway: false },
+        client_id: "other".into(),
+        ops: Delta::new().insert("first", None),
+        ..batch.entries[0].clone()
+    };
+    world.commit(&Batch { entries: vec![other], ..batch.clone() });
+    let reply = world.commit(&batch);
+    assert_eq!(reply.verdicts, [Verdict::Ok(2), Verdict::Behind, Verdict::Behind]);
+    world.input(0, Input::Committed(reply));
+    let rest = world.take_commit(0);
+    assert_eq!(rest.entries.iter().map(|entry| entry.base).collect::<Vec<_>>(), [2, 3]);
+    world.pods[0].jobs.push_back(Job::Commit(rest));
+    world.run_all();
+    assert_eq!(world.log.len(), 4);
+    assert_eq!(world.pods[0].document.content(), world.whole().content());
+}
+
+#[test]
+fn an_edit_that_cannot_be_put_back_leaves_the_others_their_way() {
+    let (mut world, _) = three_to_put_back();
+    let verdicts = vec![Verdict::Gap(0), Verdict::Behind, Verdict::Behind];
+    world.input(0, Input::Committed(CommitReply { verdicts, tail: Vec::new(), more: false, forked: false }));
+    let next = world.take_commit(0);
+    assert_eq!(next.entries.len(), 1, "both edits of the client are given up: {next:?}");
+    assert_eq!(&*next.entries[0].client_id, &*world.pods[1].client);
+    world.pods[0].jobs.push_back(Job::Commit(next));
+    world.run_all();
+    assert_eq!(world.log.len(), 1);
+    assert_eq!(world.pods[0].document.content(), world.whole().content());
+}
+
 #[test]
 fn what_a_departed_client_sent_survives_opening_anew() {
     let mut world = World::new(1);
@@ -204,8 +266,7 @@ impl World {
         assert_eq!(in_log.len(), unique.len(), "an edit is in the log twice");
         let missing: Vec<_> = self.owed.difference(&unique).collect();
         assert!(missing.is_empty(), "not put back: {missing:?}");
-        let whole =
-            Document::open(self.settings.clone(), "all".into(), start(), self.log.clone(), 0).expect("it opens");
+        let whole = self.whole();
         let text = whole.content().plain_text();
         for (identity, token) in &self.tokens {
             let times = text.chars().filter(|found| found == token).count();
@@ -215,6 +276,21 @@ impl World {
             assert_eq!(pod.document.missing(), 0);
             assert_eq!(pod.document.head(), whole.head());
             assert_eq!(pod.document.content(), whole.content());
+        }
+    }
+
+    /// The document as the log has it.
+    fn whole(&self) -> Document {
+        Document::open(self.settings.clone(), "all".into(), start(), self.log.clone(), 0).expect("it opens")
+    }
+
+    /// The call that this pod is about to make, taken out of its hands.
+    fn take_commit(&mut self, pod: usize) -> Batch {
+        let jobs = &mut self.pods[pod].jobs;
+        let place = jobs.iter().position(|job| matches!(job, Job::Commit(_))).expect("a commit");
+        match jobs.remove(place) {
+            Some(Job::Commit(batch)) => batch,
+            other => unreachable!("{other:?}"),
         }
     }
 
@@ -353,15 +429,20 @@ impl World {
         if self.after(&batch.head).is_none() {
             return CommitReply { verdicts: Vec::new(), tail: Vec::new(), more: false, forked: true };
         }
-        let verdicts = batch.entries.iter().map(|entry| self.append(entry)).collect();
+        let before = self.log.len() as Version;
+        let verdicts = batch.entries.iter().map(|entry| self.append(entry, batch.head.version, before)).collect();
         let tail = self.after(&batch.head).expect("a point of the log");
         CommitReply { verdicts, tail, more: false, forked: false }
     }
 
-    fn append(&mut self, entry: &Entry) -> Verdict {
+    /// `before`: the newest version when the call began.
+    fn append(&mut self, entry: &Entry, head: Version, before: Version) -> Verdict {
         let (last_seq, version) = self.last(&entry.identity);
         if entry.identity.seq <= last_seq {
             return Verdict::Dup(version);
+        }
+        if entry.base > head && (before > head || entry.base != self.log.len() as Version) {
+            return Verdict::Behind;
         }
         if entry.identity.seq > last_seq + 1 {
             return Verdict::Gap(last_seq);

@@ -2,11 +2,12 @@
 --
 -- In:  KEYS  meta, log, clients, and outside Cluster mode fence, position
 --      ARGV  channel, head version, head hash, the pod's floor (below which it can carry no entry any more), number of
---            entries, then for each: identity, seq, "1" if a gateway numbers it, owner, base, entry
+--            entries, then for each: identity, seq, "1" if a gateway numbers it, owner, base, entry. A base beyond the
+--            head is another entry of this batch
 -- Out: {forked, more, verdicts, tail}. Forked (1): the head is no point of this log, nothing was done. A verdict is a
 --      letter and a number: o = appended as, d = was there already as, g = a number is missing after, b = base below
---      the window, f = the table of clients is full. Tail: what the log has after the head, the batch included.
---      Or the errors FENCED, BOUNDS (nothing was done).
+--      the window (or beyond the head, where something else came), f = the table of clients is full. Tail: what the
+--      log has after the head, the batch included. Or the errors FENCED, BOUNDS (nothing was done).
 
 -- A longer batch keeps the server from everybody else.
 local BATCH_ENTRIES_MAX = 256
@@ -78,6 +79,7 @@ end
 -- In Cluster mode a document's channel stays with its slot.
 local publish = KEYS[5] and 'PUBLISH' or 'SPUBLISH'
 local published, published_bytes, first = {}, 0, meta.v + 1
+local before, floor_before = meta.v, meta.floor
 
 local function commit(identity, seq, numbered, owner, base, entry)
   local row = redis.call('HGET', clients_key, identity)
@@ -89,6 +91,9 @@ local function commit(identity, seq, numbered, owner, base, entry)
   -- Another user's client: the join that follows says so.
   if row_owner ~= owner then return 'g' .. int(last) end
   if seq <= last then return 'd' .. version end
+  -- Made on those before it in the batch: only where all of them, and nothing else, came after the head. What they would
+  -- have been missing of each other is no gap.
+  if base > head and (before > head or base ~= meta.v) then return 'b0' end
   if seq > last + 1 then return 'g' .. int(last) end
   if base < meta.floor then return 'b0' end
   if not row then
@@ -102,7 +107,6 @@ local function commit(identity, seq, numbered, owner, base, entry)
   return 'o' .. int(meta.v)
 end
 
-local before, floor_before = meta.v, meta.floor
 -- No pod may be asked to carry an entry further back than it can: the floor is that of the most forgetful.
 while meta.floor < math.min(pod_floor, meta.v - 1) do raise_floor() end
 local verdicts = {}

@@ -139,7 +139,7 @@ impl MemoryStore {
         while stored.floor < floor.min(before.saturating_sub(1)) {
             stored.raise_floor();
         }
-        let verdicts = batch.iter().map(|entry| stored.commit(entry, now)).collect();
+        let verdicts = batch.iter().map(|entry| stored.commit(entry, head.version, before, now)).collect();
         let tail = stored.tail(head.version);
         if stored.head.version > before {
             let fresh: Vec<StoredEntry> =
@@ -300,7 +300,8 @@ impl Stored {
         tail
     }
 
-    fn commit(&mut self, entry: &NewEntry, now: SystemTime) -> Verdict {
+    /// `head`: of the caller; `before`: the newest version when the call began.
+    fn commit(&mut self, entry: &NewEntry, head: Version, before: Version, now: SystemTime) -> Verdict {
         let name = rules::row_name(&entry.identity);
         let seq = entry.identity.seq;
         let row = self.clients.get(&name);
@@ -311,6 +312,10 @@ impl Stored {
         }
         if let Some(row) = row.filter(|row| seq <= row.last) {
             return Verdict::Dup(row.version);
+        }
+        // Made on those before it in the batch: only where all of them, and nothing else, came after the head.
+        if entry.base > head && (before > head || entry.base != self.head.version) {
+            return Verdict::Behind;
         }
         if seq > last + 1 {
             return Verdict::Gap(last);

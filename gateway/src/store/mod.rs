@@ -237,9 +237,10 @@ impl Store {
         either!(self, store => store.application_value_start(&seed_key(document), SEED_START_BYTES))
     }
 
-    /// Appends what is new of a batch: at most [`BATCH_ENTRIES_MAX`] entries, one of each identity, all based at or
-    /// below `head`. From now on entries based below `floor` are refused, by whomever. What is more than
-    /// [`BATCH_BYTES_MAX`] goes in several calls, and entries of others may come in between.
+    /// Appends what is new of a batch: at most [`BATCH_ENTRIES_MAX`] entries, one of each identity, based at or below
+    /// `head`, or on the entries before it in the batch; the latter is `behind` unless just these came after the head. From
+    /// now on entries based below `floor` are refused, by whomever. What is more than [`BATCH_BYTES_MAX`] goes in several
+    /// calls, and entries of others may come in between.
     pub async fn commit(
         &self,
         document: &str,

@@ -182,6 +182,13 @@ pub async fn eventually(what: &str, mut condition: impl AsyncFnMut() -> bool) {
     }
 }
 
+/// Calls of scripts that the server has carried out.
+pub async fn scripts(client: &mut redis::aio::MultiplexedConnection) -> usize {
+    let info: String = redis::cmd("INFO").arg("commandstats").query_async(client).await.unwrap();
+    let calls = info.lines().find_map(|line| line.strip_prefix("cmdstat_evalsha:calls=")?.split(',').next());
+    calls.map_or(0, |calls| calls.parse().unwrap())
+}
+
 /// Runs one command whose reply does not matter.
 pub async fn run(client: &mut redis::aio::MultiplexedConnection, words: &[&str]) {
     redis::cmd(words[0]).arg(&words[1..]).exec_async(client).await.unwrap_or_else(|error| panic!("{words:?}: {error}"));

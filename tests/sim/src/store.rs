@@ -48,6 +48,8 @@ pub enum BrokenRule {
     Gaps,
     /// The base is checked once for a call, before anything of it is appended.
     BasePerCall,
+    /// An entry made on another of its call is appended whatever came in between.
+    Chains,
     /// The head of the caller need not be a point of the log.
     Forks,
     /// Followers are waited for without a write before, so that there is nothing to wait for.
@@ -139,6 +141,16 @@ struct Row {
     version: Version,
 }
 
+/// What the entries of one call share.
+struct Call {
+    /// Of the caller.
+    head: Version,
+    /// The newest version when it began.
+    before: Version,
+    floor_before: Version,
+    now_ms: u64,
+}
+
 impl<E: Payload, S> Store<E, S> {
     /// A new document.
     pub fn new(rules: Rules, root: Point, snapshot: S) -> Self {
@@ -195,8 +207,8 @@ impl<E: Payload, S> Store<E, S> {
         while self.floor < floor.min(self.version().saturating_sub(1)) {
             self.raise_floor();
         }
-        let floor_before = self.floor;
-        let verdicts = batch.iter().map(|new| self.append(new, floor_before, now_ms)).collect();
+        let call = Call { head: head.version, before: self.version(), floor_before: self.floor, now_ms };
+        let verdicts = batch.iter().map(|new| self.append(new, &call)).collect();
         Some((verdicts, self.after(head.version)))
     }
 
@@ -248,7 +260,7 @@ impl<E: Payload, S> Store<E, S> {
         Saving::Stored
     }
 
-    fn append(&mut self, new: &New<E>, floor_before: Version, now_ms: u64) -> Verdict {
+    fn append(&mut self, new: &New<E>, call: &Call) -> Verdict {
         let name = if new.identity.by_gateway { format!("~{}", new.identity.id) } else { new.identity.id.to_string() };
         let seq = new.identity.seq;
         let row = self.rows.get(&name);
@@ -259,10 +271,14 @@ impl<E: Payload, S> Store<E, S> {
         if seq <= last && self.rules.broken != BrokenRule::Dedupe {
             return Verdict::Dup(row.map_or(0, |row| row.version));
         }
+        let came_between = call.before > call.head || new.base != self.version();
+        if new.base > call.head && came_between && self.rules.broken != BrokenRule::Chains {
+            return Verdict::Behind;
+        }
         if seq > last + 1 && self.rules.broken != BrokenRule::Gaps {
             return Verdict::Gap(last);
         }
-        let floor = if self.rules.broken == BrokenRule::BasePerCall { floor_before } else { self.floor };
+        let floor = if self.rules.broken == BrokenRule::BasePerCall { call.floor_before } else { self.floor };
         if new.base < floor {
             return Verdict::Behind;
         }
@@ -275,7 +291,7 @@ impl<E: Payload, S> Store<E, S> {
         let at = Point { version: self.version() + 1, hash: new.payload.hash_after(&self.head().hash) };
         let version = at.version;
         self.window_bytes += new.payload.bytes();
-        self.all.push(Kept { at, payload: new.payload.clone(), time_ms: now_ms });
+        self.all.push(Kept { at, payload: new.payload.clone(), time_ms: call.now_ms });
         while version - self.floor > self.rules.window_entries
             || (self.window_bytes > self.rules.window_bytes && version - self.floor > 1)
         {

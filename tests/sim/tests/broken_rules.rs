@@ -57,6 +57,12 @@ fn a_store_that_checks_bases_once_per_call_is_noticed() {
 }
 
 #[test]
+fn a_store_that_appends_what_is_made_on_entries_that_others_came_between_is_noticed() {
+    let broken_rule = BrokenRule::Chains;
+    assert_noticed_in(Options { broken_rule, ..Options::default() }, |seed| Schedule::of(seed).replicated());
+}
+
+#[test]
 fn acknowledging_before_a_follower_has_it_is_noticed() {
     assert_noticed_in(broken(Mutation::AcknowledgeUndurable), |seed| Schedule::of(seed).replicated());
 }

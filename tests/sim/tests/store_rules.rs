@@ -53,6 +53,12 @@ async fn a_script_that_checks_bases_once_per_call_is_noticed() {
 }
 
 #[tokio::test]
+async fn a_script_that_lets_others_come_between_entries_made_on_each_other_is_noticed() {
+    assert_noticed("before > head or base ~= meta.v", "base ~= meta.v").await;
+    assert_noticed("before > head or base ~= meta.v", "before > head").await;
+}
+
+#[tokio::test]
 async fn a_script_that_takes_any_head_is_noticed() {
     assert_noticed("or hash_at(meta, log_key, head) ~= head_hash", "").await;
 }

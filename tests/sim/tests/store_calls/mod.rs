@@ -152,7 +152,11 @@ pub async fn compare(seed: u64, backend: &mut Backend) -> Result<(), String> {
                 let size = if many { 100 + random.below(157) } else { 1 + random.below(4) };
                 let (head, floor) = (point(&mut random, &model), random.below(model.version() as usize + 3) as u64);
                 let floor = if random.one_in(3) { floor } else { 0 };
-                let entries: Vec<_> = (0..size).map(|_| entry(&mut random, &model, large, many)).collect();
+                let mut entries: Vec<_> = (0..size).map(|_| entry(&mut random, &model, large, many)).collect();
+                // Each on those before it; a batch that is cut because it is large cannot be such a list.
+                if !large && random.one_in(6) {
+                    (head.version..).zip(&mut entries).for_each(|(base, entry)| entry.base = base);
+                }
                 let batch: Vec<_> = entries.iter().map(real_entry).collect();
                 if random.one_in(10) && backend.client.is_some() {
                     backend.fence(true).await;

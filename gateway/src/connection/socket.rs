@@ -104,7 +104,7 @@ pub(super) async fn write(
                     outbox.metrics().slow_consumers.inc();
                     return Written::Lost;
                 }
-                // While nothing is read, nothing can be heard; a join is not read further until a snapshot is out.
+                // While nothing is read, nothing can be heard, and behind a snapshot nobody finds a heartbeat.
                 let is_deaf = outbox.is_paused() || outbox.is_settling() || outbox.has_snapshot();
                 if heard.swap(false, Ordering::Relaxed) || is_deaf {
                     dead_at = None;

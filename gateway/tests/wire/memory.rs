@@ -3,7 +3,7 @@
 //! In: crowds that send half messages, never read, send before they join. Out: the pod's own account of what it holds,
 //! looked at all the time, and an honest client beside them.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use collab_gateway::{budget::Use, directory::Trust, metrics::Overloaded};
 use futures_util::{SinkExt, StreamExt};
@@ -206,6 +206,43 @@ async fn while_memory_is_used_up_joins_are_put_off_and_edits_wait() {
 fn overloads(gateway: &Gateway, effects: &[&'static str]) -> u64 {
     let overloaded = &gateway.server.pod().metrics.overloaded;
     effects.iter().map(|what| overloaded.get_or_create(&Overloaded { what }).get()).sum()
+}
+
+/// The heartbeat stands behind the content, and nothing is read from whoever joins again meanwhile.
+#[tokio::test]
+async fn whoever_takes_longer_than_a_heartbeat_to_read_a_large_document_is_not_taken_for_dead() {
+    /// Within 4 s a peer must answer; the kernel says that there is room when a third of its 4 MiB is read, after 2 s.
+    const HEARTBEAT: [&str; 4] = ["--ping-interval", "2s", "--ping-timeout", "2s"];
+    const READING: Duration = Duration::from_millis(5500);
+    const BYTES_PER_MS: u128 = 600;
+    let gateway = Gateway::start(Trust::Everything, &HEARTBEAT).await;
+    // Eight megabytes on the wire: what is read slowly and what the kernel holds are less.
+    gateway.store.set("doc:large:content", Some(&"\n".repeat(4_000_000)));
+    let mut stream = unread(gateway.address, "ann").await;
+    let outbox = gateway.server.pod().registry.outboxes().pop().unwrap();
+    stream.write_all(&text("42[\"join-document\",\"large\"]")).await.unwrap();
+    while !outbox.has_snapshot() {
+        tokio::task::yield_now().await;
+    }
+    stream.write_all(&text("42[\"join-document\",\"small\"]")).await.unwrap();
+    let (start, mut buffer, mut read) = (Instant::now(), vec![0; 16 << 10], 0);
+    while start.elapsed() < READING {
+        while read < start.elapsed().as_millis() * BYTES_PER_MS {
+            read += stream.read(&mut buffer).await.unwrap() as u128;
+            assert!(!outbox.is_closing(), "closed after {:?} and {read} bytes", start.elapsed());
+        }
+        // The pace of a slow network.
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    assert!(outbox.has_snapshot(), "make it larger");
+    let mut last = Vec::new();
+    let reading = async {
+        while !String::from_utf8_lossy(&last).contains(r#""documentId":"small""#) {
+            last.drain(..last.len().saturating_sub(1024));
+            assert!(stream.read_buf(&mut last).await.unwrap() > 0, "closed after {:?}", start.elapsed());
+        }
+    };
+    tokio::time::timeout(PATIENCE, reading).await.expect("the second join is answered");
 }
 
 #[tokio::test]

@@ -2,11 +2,13 @@
 //!
 //! In: the role as it was read anew. Out: `access-changed`; whoever may do less has edits that were not sent to the store
 //! refused, whoever may do nothing is taken out of the document. What was sent already may be in the log: its fate is
-//! the store's to say, and it is acknowledged as ever to those who stay.
+//! the store's to say. It is acknowledged as ever if it is there, and refused if it is not.
+
+use ot::Delta;
 
 use crate::{
-    Code, Command, ConnectionId, Document, Event, Role,
-    connection::Stage,
+    Code, Command, ConnectionId, Document, Event, Refusal, Role,
+    connection::{Connection, Stage},
     edits::{allowed, read_only, refusal},
     queue::Queued,
 };
@@ -26,11 +28,13 @@ impl Document {
             }
         }
         if role.is_none() {
-            // Those that left before: nobody waits for an answer to what they did not get away.
-            for connection in self.draining.iter_mut().filter(|connection| *connection.user.id == *user_id) {
-                let unsent = connection.chain.pending().iter().position(|own| !own.sent);
-                if let Some(index) = unsent {
-                    connection.chain.cut(index);
+            for place in 0..self.draining.len() {
+                let Some(connection) = self.draining.get_mut(place).filter(|left| *left.user.id == *user_id) else {
+                    continue;
+                };
+                connection.revoked = true;
+                if let Some(index) = connection.chain.pending().iter().position(|own| !own.sent) {
+                    self.refuse_departed(place, index, denied());
                 }
             }
         }
@@ -38,7 +42,6 @@ impl Document {
 
     fn remove(&mut self, id: ConnectionId, now_ms: u64) {
         let Some(connection) = self.connections.get(&id) else { return };
-        let denied = || refusal(Code::AccessDenied, "this user has no access to the document any more");
         if let Stage::Joining(_) = connection.stage {
             self.answer_join(id, Err(denied()));
         } else {
@@ -73,4 +76,16 @@ impl Document {
             self.out.push(Command::Send { to: vec![id], event: Event::AccessChanged { role: Some(role) } });
         }
     }
+}
+
+/// Why the user of a connection may not make this edit any more.
+pub(crate) fn objection(connection: &Connection, ops: &Delta) -> Option<Refusal> {
+    if connection.revoked {
+        return Some(denied());
+    }
+    (!allowed(connection.role, ops)).then(|| read_only(connection.role))
+}
+
+fn denied() -> Refusal {
+    refusal(Code::AccessDenied, "this user has no access to the document any more")
 }

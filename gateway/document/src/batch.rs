@@ -10,9 +10,10 @@ use ot::{Delta, Op};
 
 use crate::{
     Answer, Batch, Code, Command, CommitReply, ConnectionId, Document, Entry, Mutation, Owed, Refusal, Verdict,
+    access::objection,
     connection::Connection,
     document::{Flight, Origin},
-    edits::{overloaded, refusal},
+    edits::{after_refusal, overloaded, refusal},
     healing::HEALED_SESSION,
 };
 
@@ -154,12 +155,7 @@ impl Document {
         }
         match source {
             Source::Present(id) => self.refuse_pending(id, 0, why),
-            // Nobody is there to hear of it.
-            Source::Draining(index) => {
-                if let Some(connection) = self.draining.get_mut(index) {
-                    connection.chain.cut(0);
-                }
-            }
+            Source::Draining(place) => self.refuse_departed(place, 0, why),
         }
     }
 
@@ -225,14 +221,19 @@ impl Document {
             Verdict::Overloaded => {
                 self.refuse_origin(origin, overloaded("this document has too many clients; join again later"));
             }
-            Verdict::Behind => {
-                if let Some(own) = self.origin_mut(&origin).and_then(|connection| connection.chain.front_mut())
-                    && own.identity == origin.identity
-                {
-                    own.sent = false;
-                    own.reply = origin.reply;
-                }
-            }
+            Verdict::Behind => self.on_behind(origin),
+        }
+    }
+
+    /// It is not in the log: it is sent again, unless its user may not make it any more.
+    fn on_behind(&mut self, origin: Origin) {
+        let Some(connection) = self.origin_mut(&origin) else { return };
+        let Some(own) = connection.chain.front_mut().filter(|own| own.identity == origin.identity) else { return };
+        own.sent = false;
+        own.reply = origin.reply;
+        let why = connection.chain.pending().front().and_then(|own| objection(connection, &own.ops));
+        if let Some(why) = why {
+            self.refuse_origin(origin, why);
         }
     }
 
@@ -259,8 +260,27 @@ impl Document {
         let present = self.connections.get(&id).is_some_and(|connection| connection.session == origin.session);
         if present {
             self.refuse_pending(id, 0, why);
-        } else if let Some(connection) = self.origin_mut(&origin) {
-            connection.chain.cut(0);
+        } else if let Some(place) = self.draining.iter().position(|left| left.session == origin.session) {
+            self.refuse_departed(place, 0, why);
+        }
+    }
+
+    /// Refuses what a session that has left did not get into the log, from the `index`th edit on. Whoever has joined again
+    /// since hears nothing of the old session, and sends it again.
+    pub(crate) fn refuse_departed(&mut self, place: usize, index: usize, why: Refusal) {
+        let Some(connection) = self.draining.get_mut(place) else { return };
+        let (id, last_seq, gone) = (connection.id, connection.last_seq, connection.chain.cut(index));
+        if self.connections.contains_key(&id) {
+            return;
+        }
+        let mut why = Some(why);
+        for own in gone {
+            let seq = (!own.identity.by_gateway).then_some(own.identity.seq);
+            let mut why = Refusal { seq, ..why.take().unwrap_or_else(after_refusal) };
+            if why.code == Code::SeqGap {
+                why.last_seq.get_or_insert(last_seq);
+            }
+            self.answer(id, own.reply, Err(why));
         }
     }
 

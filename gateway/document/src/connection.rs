@@ -14,6 +14,8 @@ pub(crate) struct Connection {
     pub(crate) client_id: Arc<str>,
     pub(crate) session: Arc<str>,
     pub(crate) role: Role,
+    /// The user was removed from the document: what was on its way to the store may be in the log, and nothing more.
+    pub(crate) revoked: bool,
     pub(crate) stage: Stage,
     pub(crate) chain: Chain,
     /// Edits that name a version which this pod does not have yet, and those behind them.
@@ -107,6 +109,7 @@ impl Connection {
             client_id: self.client_id.clone(),
             session: self.session.clone(),
             role: self.role,
+            revoked: self.revoked,
             stage: Stage::Joined,
             chain: std::mem::take(&mut self.chain),
             inbox: EditQueue::default(),

@@ -370,7 +370,7 @@ pub(crate) fn overloaded(message: &str) -> Refusal {
     Refusal { retry_after_ms: Some(RETRY_MS), ..refusal(Code::Overloaded, message) }
 }
 
-fn after_refusal() -> Refusal {
+pub(crate) fn after_refusal() -> Refusal {
     refusal(Code::SeqGap, "an earlier edit of this session was refused; join again")
 }
 

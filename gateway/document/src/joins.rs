@@ -76,6 +76,7 @@ impl Document {
                     client_id: join.client_id,
                     session: join.session,
                     role: Role::Read,
+                    revoked: false,
                     stage: Stage::Joining(Box::new(joining)),
                     chain: Chain::default(),
                     inbox: EditQueue::default(),

@@ -74,12 +74,7 @@ impl Desk {
                 Command::Lookup { .. } | Command::Commit(_) | Command::Fetch { .. } if self.hold => {
                     self.held.push(command);
                 }
-                Command::Lookup { connection, clients, after, .. } => {
-                    let rows = clients.iter().filter_map(|id| self.rows.get(id).cloned()).collect();
-                    let role = self.roles.get(&connection.0).copied().unwrap_or(Role::Write);
-                    let tail = self.after(after.version);
-                    self.input(Input::LookedUp { connection, result: Ok(Lookup { role, rows, tail, more: false }) });
-                }
+                Command::Lookup { .. } => self.answer_lookup(command),
                 Command::Commit(batch) => {
                     let reply = self.commit(&batch);
                     self.input(Input::Committed(reply));
@@ -113,6 +108,25 @@ impl Desk {
                 other => panic!("not released: {other:?}"),
             }
         }
+    }
+
+    /// The store answers lookups that it was asked for meanwhile, and holds the rest back.
+    pub(crate) fn release_lookups(&mut self) {
+        let (lookups, held) =
+            std::mem::take(&mut self.held).into_iter().partition(|command| matches!(command, Command::Lookup { .. }));
+        self.held = held;
+        let lookups: Vec<Command> = lookups;
+        for command in lookups {
+            self.answer_lookup(command);
+        }
+    }
+
+    fn answer_lookup(&mut self, command: Command) {
+        let Command::Lookup { connection, clients, after, .. } = command else { return };
+        let rows = clients.iter().filter_map(|id| self.rows.get(id).cloned()).collect();
+        let role = self.roles.get(&connection.0).copied().unwrap_or(Role::Write);
+        let tail = self.after(after.version);
+        self.input(Input::LookedUp { connection, result: Ok(Lookup { role, rows, tail, more: false }) });
     }
 
     pub(crate) fn commit(&mut self, batch: &Batch) -> CommitReply {

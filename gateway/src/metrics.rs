@@ -94,7 +94,7 @@ pub struct Metrics {
     pub documents: Gauge,
     /// Edits of this pod's clients that entered the log.
     pub edits_committed: Counter,
-    /// From sending a batch of edits to the store until its answer, repeats included.
+    /// From sending an edit to the store until the answer that it is in the log, repeats of the call included.
     pub edit_commit_seconds: Histogram,
     /// Edits written to sockets.
     pub deliveries: Counter,
@@ -175,11 +175,7 @@ impl Default for Metrics {
         registry.register("reads_slowed", "Pauses of a socket that sent too fast", m.reads_slowed.clone());
         registry.register("documents", "Documents open on this pod", m.documents.clone());
         registry.register("edits_committed", "Edits that entered the log", m.edits_committed.clone());
-        registry.register(
-            "edit_commit_seconds",
-            "A batch of edits, from sending to answer",
-            m.edit_commit_seconds.clone(),
-        );
+        registry.register("edit_commit_seconds", "An edit, from sending to answer", m.edit_commit_seconds.clone());
         registry.register("deliveries", "Edits written to sockets", m.deliveries.clone());
         registry.register("edit_delivery_seconds", "Commit to socket write", m.edit_delivery_seconds.clone());
         registry.register("slow_consumers", "Connections closed for not reading", m.slow_consumers.clone());

@@ -1,19 +1,31 @@
 //! What a scraper reads while people edit: every metric of CONTRACT section 3, with the right meaning.
 //!
-//! In: two gateways as processes on a real Redis, two editors, somebody without a valid token. Out: the numbers.
+//! In: gateways as processes on a real Redis, editors, clients that are refused, one that does not read, a copy that differs.
+//! Out: the numbers, each by its label.
 #![allow(clippy::unwrap_used, missing_docs, unreachable_pub)]
 
 mod editor;
+#[allow(dead_code, reason = "not everything is for this file")]
+#[path = "wire/harness.rs"]
+mod harness;
 mod pods;
 mod servers;
+mod signers;
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
-use editor::Editor;
-use futures_util::{SinkExt, StreamExt};
+use editor::{Editor, SECRET};
+use futures_util::{SinkExt, StreamExt, future::join_all};
+use harness::Client;
 use pods::Pod;
 use redis::AsyncCommands;
-use servers::{Engine, Server, eventually};
+use serde_json::{Value, json};
+use servers::{Engine, PATIENCE, Server, eventually, within};
+use signers::{FAR, hs256};
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::{TcpSocket, TcpStream},
+};
 use tokio_tungstenite::tungstenite::Message;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -72,5 +84,164 @@ async fn every_metric_of_the_contract_says_what_happened() {
     // Everything that counts what is there goes back.
     drop(ann);
     eventually("ann is gone", async || one.metric("collab_gateway_connections").await == Some(0.0)).await;
-    eventually("the document is closed", async || one.metric("collab_gateway_documents").await == Some(0.0)).await;
+    // It is kept for half a minute after its last edit.
+    let is_closed = async || one.metric("collab_gateway_documents").await == Some(0.0);
+    within(2 * PATIENCE, "the document is closed", is_closed).await;
+}
+
+/// Refusals by their reason; those that never happened are left out.
+async fn refused(pod: &Pod) -> BTreeMap<String, u64> {
+    let (_, text) = pod.get("/metrics").await;
+    let by_reason = text.lines().filter_map(|line| {
+        let (reason, count) =
+            line.strip_prefix("collab_gateway_connections_refused_total{reason=\"")?.split_once("\"} ")?;
+        Some((reason.to_owned(), count.parse().unwrap()))
+    });
+    by_reason.filter(|(_, count)| *count > 0).collect()
+}
+
+fn token(user: &str, exp: u64) -> String {
+    hs256(SECRET.as_bytes(), &json!({"sub": user, "name": user, "exp": exp}))
+}
+
+/// A client of this user whose CONNECT was accepted.
+async fn signed_in(pod: &Pod, user: &str) -> Client {
+    let mut client = Client::at(pod.address, "").await;
+    client.send(&format!("40{}", json!({"token": token(user, FAR)}))).await;
+    assert!(client.text().await.starts_with("40{"));
+    client
+}
+
+/// The status that an upgrade is answered with; then it is broken off.
+async fn status(pod: &Pod, query: &str, headers: &str) -> u16 {
+    let names = "Host: x\r\nConnection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==";
+    let mut stream = TcpStream::connect(pod.address).await.unwrap();
+    let request = format!("GET /socket.io/?{query} HTTP/1.1\r\n{names}\r\n{headers}\r\n");
+    stream.write_all(request.as_bytes()).await.unwrap();
+    let mut line = [0; "HTTP/1.1 503".len()];
+    stream.read_exact(&mut line).await.unwrap();
+    std::str::from_utf8(&line).unwrap().split_once(' ').unwrap().1.parse().unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn each_refusal_counts_once_by_its_own_reason() {
+    let server = Server::start(Engine::Redis, &[]).await.unwrap();
+    let pod = Pod::start(&server.address(), &["--allowed-origins", "https://docs.example.com"]);
+    let mut expected = BTreeMap::new();
+    let mut count = async |reason: &str| {
+        *expected.entry(reason.to_owned()).or_insert(0) += 1;
+        // A connection may end a moment after its answer.
+        eventually(reason, async || refused(&pod).await.contains_key(reason)).await;
+        assert_eq!(refused(&pod).await, expected);
+    };
+    for (auth, reason) in [
+        (json!({}), "TOKEN_REQUIRED"),
+        (json!({"token": "nonsense"}), "TOKEN_INVALID"),
+        (json!({"token": token("ann", 1)}), "TOKEN_EXPIRED"),
+    ] {
+        let mut client = Client::at(pod.address, "").await;
+        client.send(&format!("40{auth}")).await;
+        assert!(client.text().await.contains(reason));
+        count(reason).await;
+    }
+    let (right, version) = ("EIO=4&transport=websocket", "Sec-WebSocket-Version: 13\r\n");
+    for (query, headers, code, reason) in [
+        ("EIO=4&transport=polling", version, 400, "unknown_transport"),
+        ("EIO=3&transport=websocket", version, 400, "unsupported_version"),
+        (right, "Sec-WebSocket-Version: 8\r\n", 426, "websocket_version"),
+        (right, "Sec-WebSocket-Version: 13\r\nOrigin: https://evil.example.com\r\n", 403, "origin"),
+    ] {
+        assert_eq!(status(&pod, query, headers).await, code, "{reason}");
+        count(reason).await;
+    }
+    let mut stream = TcpStream::connect(pod.address).await.unwrap();
+    stream.write_all(b"this is no HTTP\r\n\r\n").await.unwrap();
+    // It may be cut off in the middle of the answer.
+    let _ = stream.read_to_end(&mut Vec::new()).await;
+    count("bad_http").await;
+    // A client that says nothing.
+    Client::at(pod.address, "").await.close_code().await;
+    count("no_connect").await;
+
+    let full = Pod::start(&server.address(), &["--max-connections=0"]);
+    assert_eq!(status(&full, right, version).await, 503);
+    assert_eq!(refused(&full).await, BTreeMap::from([("max_connections".to_owned(), 1)]));
+    // One a second: of some at once all but a few are too many.
+    let slow = Pod::start(&server.address(), &["--accept-rate=1"]);
+    let statuses = join_all((0..4).map(|_| status(&slow, right, version))).await;
+    let later = statuses.iter().filter(|status| **status == 503).count() as u64;
+    assert!(later >= 1, "{statuses:?}");
+    assert_eq!(refused(&slow).await, BTreeMap::from([("accept_rate".to_owned(), later)]));
+    let alone = Pod::start(&server.address(), &["--max-connections-per-user=1"]);
+    let (mut first, _second) = (signed_in(&alone, "ann").await, signed_in(&alone, "ann").await);
+    first.close_code().await;
+    assert_eq!(refused(&alone).await, BTreeMap::from([("max_connections_per_user".to_owned(), 1)]));
+}
+
+/// Of one edit: some hundred are far more than kernel buffers and an outbox take.
+const EDIT_BYTES: usize = 16 << 10;
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn whoever_does_not_read_counts_as_slow_where_it_is_connected() {
+    let server = Server::start(Engine::Redis, &[]).await.unwrap();
+    let mut redis = server.client().await;
+    for user in ["ann", "mute"] {
+        redis.set::<_, _, ()>(format!("doc:d:access:{user}"), "write").await.unwrap();
+    }
+    let (one, two) = (Pod::start(&server.address(), &[]), Pod::start(&server.address(), &[]));
+    let socket = TcpSocket::new_v4().unwrap();
+    socket.set_recv_buffer_size(4096).unwrap();
+    let stream = socket.connect(one.address).await.unwrap();
+    let url = format!("ws://{}/socket.io/?EIO=4&transport=websocket", one.address);
+    let (mut mute, _) = tokio_tungstenite::client_async(url, stream).await.unwrap();
+    for text in [format!("40{}", json!({"token": token("mute", FAR)})), r#"42["join-document","d"]"#.to_owned()] {
+        mute.send(Message::text(text)).await.unwrap();
+    }
+    while !mute.next().await.unwrap().unwrap().to_text().unwrap().contains("document-joined") {}
+    let mut ann = signed_in(&two, "ann").await;
+    let mut version = ann.join(json!("d")).await["version"].as_u64().unwrap();
+    let slow = "collab_gateway_slow_consumers_total";
+    let mut seq = 0;
+    while one.metric(slow).await == Some(0.0) {
+        assert!(seq < 2000, "{seq} edits were not too much");
+        for _ in 0..10 {
+            for ops in [json!([{"insert": "x".repeat(EDIT_BYTES)}]), json!([{"delete": EDIT_BYTES}])] {
+                seq += 1;
+                let edit = json!({"documentId": "d", "version": version, "seq": seq, "ops": ops});
+                version = ann.ask("edit", edit).await["version"].as_u64().expect("saved");
+            }
+        }
+    }
+    assert_eq!((one.metric(slow).await, two.metric(slow).await), (Some(1.0), Some(0.0)));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_copy_that_differs_counts_once_and_only_where_it_was_noticed() {
+    let server = Server::start(Engine::Redis, &[]).await.unwrap();
+    let mut redis = server.client().await;
+    for user in ["ann", "bob"] {
+        redis.set::<_, _, ()>(format!("doc:d:access:{user}"), "write").await.unwrap();
+    }
+    let (one, two) = (Pod::start(&server.address(), &[]), Pod::start(&server.address(), &[]));
+    let mut ann = Editor::new("ann", "d", &[one.address], 1);
+    // Every 256th version has a digest.
+    ann.type_all((0..256).map(|n| format!("ann{n}")).collect()).await;
+    let mut bob = Editor::new("bob", "d", &[one.address], 2);
+    bob.until("bob is in", Editor::is_joined).await;
+    let joined: Value = bob.joined.clone().unwrap();
+    assert_eq!(joined["version"], 256);
+    let divergence = "collab_gateway_divergence_total";
+    assert_eq!(one.metric(divergence).await, Some(0.0), "the pod agrees with itself");
+    // Another pod's copy of the same history: told twice, it is one difference.
+    let told = format!("P00000000000000ff\n{}", json!(["digest", 256, joined["hash"], "0123456789abcdef"]));
+    for _ in 0..2 {
+        redis.publish::<_, _, ()>("{doc:d}", &told).await.unwrap();
+    }
+    eventually("it is noticed", async || one.metric(divergence).await == Some(1.0)).await;
+    // Everybody goes on, from what the store has.
+    tokio::join!(ann.type_all(vec!["late".into()]), bob.type_all(vec!["later".into()]));
+    bob.until("both have all", |bob| bob.version >= 258).await;
+    ann.until("both have all", |ann| ann.version >= 258).await;
+    assert_eq!(ann.text(), bob.text());
+    assert_eq!((one.metric(divergence).await, two.metric(divergence).await), (Some(1.0), Some(0.0)));
 }

@@ -19,11 +19,14 @@ use std::{net::SocketAddr, path::Path, process::Command};
 use collector::{ALL, Collector};
 use editor::SECRET;
 use harness::Client;
-use pods::{Pod, http};
+use pods::Pod;
 use serde_json::{Value, json};
-use servers::{Engine, Server, eventually};
+use servers::{Engine, PATIENCE, Server, eventually};
 use signers::{FAR, hs256};
-use tokio::net::TcpStream;
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::TcpStream,
+};
 use web::Web;
 
 /// Marks what is made up here.
@@ -203,7 +206,7 @@ async fn speak_http(pod: &Pod, tokens: &Tokens) {
         format!("GET /{good} canary\r\nHost: x\r\n"),
         format!("canary {good}\r\n"),
     ] {
-        http(TcpStream::connect(pod.address).await.unwrap(), &format!("{line}{close}")).await;
+        say(pod.address, &format!("{line}{close}")).await;
     }
     for line in [
         format!(
@@ -211,8 +214,15 @@ async fn speak_http(pod: &Pod, tokens: &Tokens) {
         ),
         format!("GET /v1/{good} HTTP/1.1\r\nHost: x\r\n{close}"),
     ] {
-        http(TcpStream::connect(pod.admin).await.unwrap(), &line).await;
+        say(pod.admin, &line).await;
     }
+}
+
+/// Sends a request and waits for the end, with an answer or without one.
+async fn say(address: SocketAddr, request: &str) {
+    let mut stream = TcpStream::connect(address).await.unwrap();
+    stream.write_all(request.as_bytes()).await.unwrap();
+    let _ = tokio::time::timeout(PATIENCE, stream.read_to_end(&mut Vec::new())).await.expect("an end");
 }
 
 async fn signed_in(address: SocketAddr, query: &str, token: &str) -> Client {

@@ -173,8 +173,13 @@ impl Drop for Server {
 }
 
 /// Waits for a condition.
-pub async fn eventually(what: &str, mut condition: impl AsyncFnMut() -> bool) {
-    let deadline = Instant::now() + PATIENCE;
+pub async fn eventually(what: &str, condition: impl AsyncFnMut() -> bool) {
+    within(PATIENCE, what, condition).await;
+}
+
+/// The same for one that takes its time.
+pub async fn within(patience: Duration, what: &str, mut condition: impl AsyncFnMut() -> bool) {
+    let deadline = Instant::now() + patience;
     while !condition().await {
         assert!(Instant::now() < deadline, "did not come true: {what}");
         // Polling interval, not a wait for something to happen.

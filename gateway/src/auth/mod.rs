@@ -8,6 +8,7 @@ mod claims;
 mod jwks;
 mod keeper;
 mod keys;
+mod signatures;
 mod verified;
 
 use std::sync::Arc;
@@ -125,6 +126,7 @@ impl Authenticator {
     /// # Errors
     /// When a file cannot be read, or no randomness can be had.
     pub fn new(jwt: &Jwt, metrics: &Metrics) -> std::io::Result<Self> {
+        signatures::install();
         let inner = Inner {
             keeper: Keeper::new(jwt, metrics.clone())?,
             rules: Rules { issuer: jwt.issuer.clone(), audience: jwt.audience.clone() },

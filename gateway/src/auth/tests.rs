@@ -2,9 +2,10 @@
 
 use std::path::PathBuf;
 
+use jsonwebtoken::{Algorithm, DecodingKey};
 use serde_json::{Value, json};
 
-use super::{Authenticator, Claims, Denial, NoClaims, Verified, jwks, keys};
+use super::{Authenticator, Claims, Denial, NoClaims, Verified, jwks, keys, signatures};
 use crate::{config::Jwt, metrics::Metrics};
 
 #[path = "../../tests/signers/mod.rs"]
@@ -238,6 +239,54 @@ async fn a_public_key_is_never_a_secret_and_no_signature_is_no_signature() {
             }
         }
         assert!(verify(&authenticator, &good).await.is_ok());
+    }
+}
+
+/// Every bit of a signature and of what is signed counts, as it does for the library itself.
+#[test]
+fn signatures_hold_where_the_library_says_so_and_nowhere_else() {
+    use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD as B64};
+    use jsonwebtoken::crypto::rust_crypto::DEFAULT_PROVIDER as LIBRARY;
+    let zero_before = |number: &Value| {
+        let bytes = B64.decode(number.as_str().expect("a number")).expect("base64");
+        json!(B64.encode([&[0][..], &bytes].concat()))
+    };
+    for signer in [Signer::rsa(2048), Signer::ec(), Signer::ed()] {
+        let mut keys = vec![serde_json::from_value(signer.jwk()).expect("a key")];
+        if signer.algorithm == Algorithm::RS256 {
+            let mut jwk = signer.jwk();
+            (jwk["n"], jwk["e"]) = (zero_before(&jwk["n"]), zero_before(&jwk["e"]));
+            keys.push(serde_json::from_value(jwk).expect("a key"));
+        }
+        let mut keys: Vec<_> = keys.iter().map(|jwk| DecodingKey::from_jwk(jwk).expect("a key")).collect();
+        keys.extend(keys::public_pem(&signer.public_pem).expect("a key").into_iter().map(|key| key.key));
+        let token = signer.token("u1");
+        let (signed, signature) = token.rsplit_once('.').expect("a token");
+        let good = B64.decode(signature).expect("base64");
+        let flipped = (0..good.len() * 8).step_by(7).map(|bit| {
+            let mut bad = good.clone();
+            bad[bit / 8] ^= 1 << (bit % 8);
+            bad
+        });
+        let other_lengths = [vec![], good[1..].to_vec(), [&good[..], &[0]].concat(), [&[0][..], &good].concat()];
+        let bad: Vec<_> = flipped.chain(other_lengths).chain([vec![0; good.len()], vec![0xff; good.len()]]).collect();
+        for key in &keys {
+            let by_gateway = signatures::verifier(&signer.algorithm, key).expect("a key");
+            let by_library = (LIBRARY.verifier_factory)(&signer.algorithm, key).expect("a key");
+            for (message, signature) in [(signed, &good), (&signed[1..], &good), ("", &good)]
+                .into_iter()
+                .chain(bad.iter().map(|signature| (signed, signature)))
+            {
+                let expected = by_library.verify(message.as_bytes(), signature).is_ok();
+                let found = by_gateway.verify(message.as_bytes(), signature).is_ok();
+                assert_eq!(found, expected, "{:?}: {message}.{}", signer.algorithm, B64.encode(signature));
+                assert_eq!(found, (message, signature) == (signed, &good));
+            }
+        }
+        for other in [Algorithm::RS256, Algorithm::ES256, Algorithm::EdDSA] {
+            let is_its = other == signer.algorithm;
+            assert_eq!(signatures::verifier(&other, &keys[0]).is_ok(), is_its, "a key is of one algorithm");
+        }
     }
 }
 

@@ -11,6 +11,7 @@ use std::{
 
 use hyper::{StatusCode, Uri};
 use jsonwebtoken::DecodingKey;
+use quick_cache::sync::Cache;
 use tokio::{
     sync::{Notify, watch},
     time::Instant,
@@ -39,7 +40,7 @@ const RETRY_MIN: Duration = Duration::from_millis(250);
 const RETRY_MAX: Duration = Duration::from_secs(60);
 const RETRY_MAX_WITHOUT_KEYS: Duration = Duration::from_secs(2);
 /// Unknown keys that were asked for and are remembered, and for how long; a flood of them only makes their tokens wait.
-const ASKED_MAX: u64 = 4096;
+const ASKED_MAX: usize = 4096;
 const ASKED_LIFE: Duration = Duration::from_secs(30);
 
 /// All keys at one time.
@@ -79,7 +80,7 @@ pub(super) struct Keeper {
     /// When the newest of the unknown keys was asked for first.
     wanted_at: Mutex<Option<Instant>>,
     /// Names of keys that tokens asked for, and when first.
-    asked: moka::sync::Cache<String, Instant>,
+    asked: Cache<String, Instant>,
 }
 
 impl Keeper {
@@ -104,7 +105,7 @@ impl Keeper {
             metrics,
             wanted: Notify::new(),
             wanted_at: Mutex::default(),
-            asked: moka::sync::Cache::builder().max_capacity(ASKED_MAX).time_to_live(ASKED_LIFE).build(),
+            asked: Cache::new(ASKED_MAX),
         })
     }
 
@@ -121,7 +122,11 @@ impl Keeper {
     /// Whether the set is known not to have a key of this name: it was fetched after somebody asked. Otherwise it is
     /// going to be fetched.
     pub(super) fn is_unknown(&self, kid: &str, asked_at: Instant) -> bool {
-        let first = self.asked.get_with_by_ref(kid, Instant::now);
+        let first = self.asked.get(kid).filter(|first| first.elapsed() < ASKED_LIFE).unwrap_or_else(|| {
+            let now = Instant::now();
+            self.asked.insert(kid.to_owned(), now);
+            now
+        });
         if asked_at >= first {
             return true;
         }

@@ -1,6 +1,6 @@
 //! Tokens and keys, good, old, forged and absurd, and what is said of each.
 
-use std::path::PathBuf;
+use std::{path::PathBuf, time::Duration};
 
 use jsonwebtoken::{Algorithm, DecodingKey};
 use serde_json::{Value, json};
@@ -373,8 +373,8 @@ async fn ten_thousand_bad_tokens_leave_nothing_behind_and_good_ones_stay_within_
     assert!(authenticator.inner.verified.bytes() <= 16 << 20);
 }
 
-#[tokio::test]
-async fn the_cache_answers_for_the_same_keys_only_and_not_beyond_a_tokens_end() {
+#[tokio::test(start_paused = true)]
+async fn the_cache_answers_for_the_same_keys_only_and_not_beyond_a_tokens_end_or_an_hour() {
     let cache = Verified::new();
     let print = Verified::print("token");
     let claims = |expires_at| Claims { user_id: "u".into(), name: None, avatar: None, expires_at, is_demo: false };
@@ -384,5 +384,8 @@ async fn the_cache_answers_for_the_same_keys_only_and_not_beyond_a_tokens_end() 
     cache.keep(print, 2, claims(Some(jsonwebtoken::get_current_timestamp() - 31)));
     assert!(cache.get(&print, 2).is_none(), "it has ended");
     cache.keep(print, 2, claims(None));
+    tokio::time::advance(Duration::from_secs(3599)).await;
     assert!(cache.get(&print, 2).is_some());
+    tokio::time::advance(Duration::from_secs(1)).await;
+    assert!(cache.get(&print, 2).is_none(), "nothing is believed for longer than an hour");
 }

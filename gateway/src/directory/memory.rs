@@ -14,6 +14,7 @@ use futures_util::{
     FutureExt,
     future::{BoxFuture, Shared, WeakShared},
 };
+use quick_cache::sync::Cache;
 use tokio::time::{Instant, sleep};
 
 use crate::store::StoreError;
@@ -71,7 +72,8 @@ pub(super) struct Memory<V> {
 }
 
 struct Inner<V> {
-    entries: moka::sync::Cache<Arc<str>, Entry<V>>,
+    /// Those that are too old are not taken out, only passed over.
+    entries: Cache<Arc<str>, Entry<V>>,
     state: Mutex<State<V>>,
     /// A no is relied on for this long.
     fresh_no: Duration,
@@ -114,7 +116,7 @@ pub(super) struct Question {
 
 impl<V: Clone + PartialEq + Send + Sync + 'static> Memory<V> {
     /// Of at most so many answers.
-    pub(super) fn new(entries_max: u64, fresh_no: Duration, doubtful: Duration) -> Memory<V> {
+    pub(super) fn new(entries_max: usize, fresh_no: Duration, doubtful: Duration) -> Memory<V> {
         let state = State {
             last: 0,
             everything_changed: 0,
@@ -124,7 +126,7 @@ impl<V: Clone + PartialEq + Send + Sync + 'static> Memory<V> {
             flights: HashMap::new(),
             ailing_until: None,
         };
-        let entries = moka::sync::Cache::builder().max_capacity(entries_max).time_to_live(STALE).build();
+        let entries = Cache::new(entries_max);
         Memory { inner: Arc::new(Inner { entries, state: Mutex::new(state), fresh_no, doubtful }) }
     }
 
@@ -192,7 +194,7 @@ impl<V: Clone + PartialEq + Send + Sync + 'static> Memory<V> {
             state.changed.clear();
             state.everything_changed = now;
             // Some of what is forgotten was named, and nobody knows any more what.
-            self.inner.entries.invalidate_all();
+            self.inner.entries.clear();
         } else {
             state.changed.insert(Arc::clone(part), now);
         }
@@ -214,14 +216,18 @@ impl<V: Clone + PartialEq + Send + Sync + 'static> Memory<V> {
         self.inner.state().doubt_all();
     }
 
-    /// What was answered last, however long ago and whatever was said since.
+    /// What was answered last, whatever was said since.
     pub(super) fn last(&self, key: &Arc<str>) -> Answer<V> {
-        self.inner.entries.get(key).and_then(|entry| entry.answer)
+        self.kept(key).and_then(|entry| entry.answer)
+    }
+
+    fn kept(&self, key: &Arc<str>) -> Option<Entry<V>> {
+        self.inner.entries.get(key).filter(|entry| entry.at.elapsed() < STALE)
     }
 
     /// The answer that is remembered, unless it was forgotten.
     fn remembered(&self, question: &Question) -> Option<Entry<V>> {
-        let entry = self.inner.entries.get(&question.key)?;
+        let entry = self.kept(&question.key)?;
         self.inner.state().counts(question, entry.number).then_some(entry)
     }
 
@@ -230,11 +236,11 @@ impl<V: Clone + PartialEq + Send + Sync + 'static> Memory<V> {
         if wish == Wish::Now {
             return None;
         }
-        let entry = self.inner.entries.get(&question.key)?;
+        let entry = self.kept(&question.key)?;
         let mut state = self.inner.state();
         state.settle(self.inner.doubtful);
         let counts = entry.number > state.settled && !state.is_named(question, entry.number);
-        (counts && entry.answer.is_some() && entry.at.elapsed() < STALE).then_some(entry)
+        (counts && entry.answer.is_some()).then_some(entry)
     }
 
     fn counts(&self, question: &Question, number: u64) -> bool {

@@ -33,9 +33,9 @@ use crate::{
 };
 
 /// Users that are remembered; one costs some 300 bytes.
-const USERS_MAX: u64 = 50_000;
+const USERS_MAX: usize = 50_000;
 /// Roles that are remembered; one costs some 200 bytes.
-const ROLES_MAX: u64 = 100_000;
+const ROLES_MAX: usize = 100_000;
 /// Whoever creates a user or grants an access may not say so: a no of a webhook is asked for again after this time.
 const FRESH_NO: Duration = Duration::from_secs(5);
 /// Answers that were given and turned out to be old; more are dropped, and the minute's re-read finds them.

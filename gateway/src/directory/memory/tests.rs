@@ -209,3 +209,13 @@ async fn an_answer_of_another_pod_is_given_and_asked_for_again() {
     assert_eq!(get(&memory, &source, Wish::Recent).await.unwrap(), Some(2));
     assert_eq!(source.asked(), 2);
 }
+
+#[tokio::test(start_paused = true)]
+async fn nothing_is_told_that_was_answered_a_day_ago() {
+    let (memory, source) = (memory(DAY), Source::new(Duration::ZERO));
+    assert_eq!(get(&memory, &source, Wish::Recent).await.unwrap(), Some(1));
+    sleep(STALE - Duration::from_millis(1)).await;
+    assert_eq!(memory.last(&question().key), Some(1));
+    sleep(Duration::from_millis(1)).await;
+    assert_eq!(memory.last(&question().key), None);
+}

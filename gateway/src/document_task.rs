@@ -48,7 +48,7 @@ const LINGER_DRAINING: Duration = Duration::from_millis(10);
 const RENEW_PRESENCE: Duration = Duration::from_secs(3600);
 
 /// Runs until the document is closed. Its opening is traced under the span of the join that asked for it.
-pub(crate) async fn run(inner: Arc<Inner>, id: Arc<str>, mail: mpsc::Receiver<Mail>, span: Span) {
+pub(crate) async fn run(inner: Arc<Inner>, id: Arc<str>, mail: mpsc::Receiver<Box<Mail>>, span: Span) {
     let mut first_join = Some(span);
     let living = inner.parts.lease.living();
     let lapses = living.borrow().lapses;
@@ -82,8 +82,9 @@ pub(crate) async fn run(inner: Arc<Inner>, id: Arc<str>, mail: mpsc::Receiver<Ma
     let mut given_up: Option<Document> = None;
     loop {
         let opened = match given_up.take() {
-            None => task.open(first_join.take().unwrap_or_else(Span::none)).await,
-            Some(mut document) => match task.open_again(&mut document).await {
+            // Boxed: a document is opened once and rests for long.
+            None => Box::pin(task.open(first_join.take().unwrap_or_else(Span::none))).await,
+            Some(mut document) => match Box::pin(task.open_again(&mut document)).await {
                 Ok(subscription) => Ok((document, subscription)),
                 Err(trouble) => {
                     task.say_rejoin();
@@ -119,7 +120,7 @@ struct Task {
     inner: Arc<Inner>,
     id: Arc<str>,
     channel: String,
-    mail: mpsc::Receiver<Mail>,
+    mail: mpsc::Receiver<Box<Mail>>,
     /// Of everybody who asked to join, until they leave.
     outboxes: HashMap<ConnectionId, Outbox>,
     /// Of everybody who is told of edits later.
@@ -256,7 +257,7 @@ impl Task {
             let wake = [due, tick].into_iter().flatten().min();
             let flow = tokio::select! {
                 mail = self.mail.recv() => match mail {
-                    Some(mail) => self.take(document, mail),
+                    Some(mail) => self.take(document, *mail),
                     None => return End::Closed,
                 },
                 Some(done) = self.work.next(), if !self.work.is_empty() => self.finish(document, done),
@@ -316,7 +317,7 @@ impl Task {
                 self.left.retain(|connection| *connection != join.connection);
                 self.access.arrived(join.connection, &join.user.id);
                 self.outboxes.insert(join.connection, outbox);
-                self.feed(document, Input::Join(*join))
+                self.feed(document, Input::Join(join))
             }
             // The charge ends when the document counts the edit as its own.
             Mail::Input(input, _charge) => {

@@ -65,16 +65,19 @@ pub struct NotOpen;
 
 pub(crate) struct Inner {
     pub(crate) parts: Parts,
-    open: Mutex<HashMap<Arc<str>, mpsc::Sender<Mail>>>,
+    open: Mutex<HashMap<Arc<str>, Mailbox>>,
     draining: watch::Sender<bool>,
     closed: Notify,
 }
+
+/// A document's. Boxed: a channel has room for 32 at a time, whether anything is in it or not, and most documents rest.
+type Mailbox = mpsc::Sender<Box<Mail>>;
 
 /// What a document's task receives.
 pub(crate) enum Mail {
     Join {
         outbox: Outbox,
-        join: Box<document::Join>,
+        join: document::Join,
         /// Ends with its answer.
         span: Span,
     },
@@ -101,7 +104,7 @@ impl Documents {
 
     /// Hands in a join; the answer goes to the outbox. Whoever joined must send [`document::Input::Leave`] in the end.
     pub async fn join(&self, document_id: Arc<str>, outbox: Outbox, join: document::Join, span: Span) {
-        let mut mail = Mail::Join { outbox, join: Box::new(join), span: span.clone() };
+        let mut mail = Box::new(Mail::Join { outbox, join, span: span.clone() });
         loop {
             let mailbox = self.mailbox(&document_id, &span);
             // The document closed in this moment: open it anew.
@@ -125,7 +128,7 @@ impl Documents {
         } else {
             None
         };
-        mailbox.send(Mail::Input(input, charge)).await.map_err(|_| NotOpen)
+        mailbox.send(Box::new(Mail::Input(input, charge))).await.map_err(|_| NotOpen)
     }
 
     /// Has accesses read again: of one document or of all that are open, of one user or of everybody in them.
@@ -138,7 +141,7 @@ impl Documents {
             }
         };
         for mailbox in mailboxes {
-            let mail = Mail::AccessChanged { user_id: user_id.cloned(), word };
+            let mail = Box::new(Mail::AccessChanged { user_id: user_id.cloned(), word });
             // A document that has closed has nobody in it. One that is swamped must not keep the word from the others.
             if let Err(mpsc::error::TrySendError::Full(mail)) = mailbox.try_send(mail) {
                 tokio::spawn(async move { mailbox.send(mail).await });
@@ -151,7 +154,7 @@ impl Documents {
         let mailboxes: Vec<_> = self.inner.open().values().cloned().collect();
         for mailbox in mailboxes {
             // One that is swamped shows the old name a little longer.
-            let _ = mailbox.try_send(Mail::Input(document::Input::User(user.clone()), None));
+            let _ = mailbox.try_send(Box::new(Mail::Input(document::Input::User(user.clone()), None)));
         }
     }
 
@@ -197,7 +200,7 @@ impl Documents {
         }
     }
 
-    fn mailbox(&self, document_id: &Arc<str>, span: &Span) -> mpsc::Sender<Mail> {
+    fn mailbox(&self, document_id: &Arc<str>, span: &Span) -> Mailbox {
         let mut open = self.inner.open();
         if let Some(mailbox) = open.get(document_id).filter(|mailbox| !mailbox.is_closed()) {
             return mailbox.clone();
@@ -212,14 +215,14 @@ impl Documents {
 }
 
 /// Answered by the document, or by its end.
-async fn ask_to_settle(mailbox: mpsc::Sender<Mail>, connection: Option<ConnectionId>) {
+async fn ask_to_settle(mailbox: Mailbox, connection: Option<ConnectionId>) {
     ask(mailbox, |settled| Mail::Settle { connection, settled }).await;
 }
 
 /// The document's answer; `None` if it ended instead.
-async fn ask<T>(mailbox: mpsc::Sender<Mail>, question: impl FnOnce(oneshot::Sender<T>) -> Mail) -> Option<T> {
+async fn ask<T>(mailbox: Mailbox, question: impl FnOnce(oneshot::Sender<T>) -> Mail) -> Option<T> {
     let (answer, answered) = oneshot::channel();
-    mailbox.send(question(answer)).await.ok()?;
+    mailbox.send(Box::new(question(answer))).await.ok()?;
     // The task is waited for, not its mailbox: a sender would keep the document open.
     drop(mailbox);
     answered.await.ok()
@@ -231,7 +234,7 @@ impl Inner {
     }
 
     /// Takes a document out unless somebody has mail for it; true if its task may end.
-    pub(crate) fn close_unused(&self, document_id: &str, mail: &mpsc::Receiver<Mail>) -> bool {
+    pub(crate) fn close_unused(&self, document_id: &str, mail: &mpsc::Receiver<Box<Mail>>) -> bool {
         let mut open = self.open();
         // Only the map's own sender is left, and it cannot be cloned while this lock is held.
         let is_unused = mail.is_empty() && mail.sender_strong_count() == 1;
@@ -249,13 +252,13 @@ impl Inner {
         self.closed(open);
     }
 
-    fn closed(&self, open: MutexGuard<'_, HashMap<Arc<str>, mpsc::Sender<Mail>>>) {
+    fn closed(&self, open: MutexGuard<'_, HashMap<Arc<str>, Mailbox>>) {
         self.parts.metrics.documents.set(i64::try_from(open.len()).unwrap_or(i64::MAX));
         drop(open);
         self.closed.notify_waiters();
     }
 
-    fn open(&self) -> MutexGuard<'_, HashMap<Arc<str>, mpsc::Sender<Mail>>> {
+    fn open(&self) -> MutexGuard<'_, HashMap<Arc<str>, Mailbox>> {
         // Nothing can panic while it is held.
         self.open.lock().unwrap_or_else(PoisonError::into_inner)
     }

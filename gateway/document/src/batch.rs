@@ -293,7 +293,8 @@ impl Document {
     /// The session that an entry came from, while it lives.
     fn origin_mut(&mut self, origin: &Origin) -> Option<&mut Connection> {
         let id = origin.connection?;
-        let present = self.connections.get_mut(&id).filter(|connection| connection.session == origin.session);
+        let present =
+            self.connections.get_mut(&id).map(Box::as_mut).filter(|connection| connection.session == origin.session);
         present.or_else(|| self.draining.iter_mut().find(|connection| connection.session == origin.session))
     }
 
@@ -332,14 +333,14 @@ impl Document {
 
     fn source(&self, source: Source) -> Option<&Connection> {
         match source {
-            Source::Present(id) => self.connections.get(&id),
+            Source::Present(id) => self.connections.get(&id).map(Box::as_ref),
             Source::Draining(index) => self.draining.get(index),
         }
     }
 
     fn source_mut(&mut self, source: Source) -> Option<&mut Connection> {
         match source {
-            Source::Present(id) => self.connections.get_mut(&id),
+            Source::Present(id) => self.connections.get_mut(&id).map(Box::as_mut),
             Source::Draining(index) => self.draining.get_mut(index),
         }
     }

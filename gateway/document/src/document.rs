@@ -36,7 +36,8 @@ const SAVE_AGAIN_MS: u64 = 30_000;
 pub struct Document {
     pub(crate) settings: Settings,
     pub(crate) history: History,
-    pub(crate) connections: BTreeMap<ConnectionId, Connection>,
+    /// Boxed: a map's nodes have room for eleven, and hold about six where keys only grow.
+    pub(crate) connections: BTreeMap<ConnectionId, Box<Connection>>,
     /// Connections that are gone but whose last edits are still to be committed.
     pub(crate) draining: Vec<Connection>,
     /// Connections whose join is under way.

@@ -289,7 +289,7 @@ impl Document {
         let early = self.early.iter().filter_map(|id| first_early_ms(self.connections.get(id)?)).min();
         let early = early.map(|since_ms| since_ms.saturating_add(EARLY_MS));
         let held = self.stopped_since_ms().and_then(|stopped_since_ms| {
-            let here = self.ids_held().filter_map(|id| self.connections.get(id));
+            let here = self.ids_held().filter_map(|id| self.connections.get(id)).map(Box::as_ref);
             let first_ms = here.chain(&self.draining).filter_map(|connection| match &connection.stage {
                 Stage::Joining(joining) => Some(joining.since_ms),
                 Stage::Joined | Stage::Rejoining(_) => first_held(connection).map(|(_, since_ms)| since_ms),

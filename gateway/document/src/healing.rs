@@ -273,7 +273,7 @@ impl Document {
         let mut sessions: Vec<Vec<(u64, Lost)>> = self
             .draining
             .iter()
-            .chain(self.connections.values())
+            .chain(self.connections.values().map(Box::as_ref))
             .map(|connection| self.unfinished(connection))
             .collect();
         sessions.retain(|session| !session.is_empty());

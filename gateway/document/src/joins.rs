@@ -70,7 +70,7 @@ impl Document {
         self.early.remove(&id);
         match self.connections.remove(&id) {
             None => {
-                let connection = Connection {
+                let connection = Box::new(Connection {
                     id,
                     user: join.user,
                     client_id: join.client_id,
@@ -90,7 +90,7 @@ impl Document {
                     paused: false,
                     present: false,
                     cursor: None,
-                };
+                });
                 self.connections.insert(id, connection);
             }
             Some(connection) => self.join_again(connection, join.session, joining),
@@ -117,7 +117,7 @@ impl Document {
         let lookup = match result {
             Ok(lookup) => lookup,
             Err(why) => {
-                if is_last && self.connections.get_mut(&id).and_then(Connection::joining).is_some() {
+                if is_last && self.connections.get_mut(&id).and_then(|connection| connection.joining()).is_some() {
                     self.end_join(id, why, now_ms);
                 }
                 return;
@@ -198,7 +198,7 @@ impl Document {
             Verdict::Behind => {}
             Verdict::Overloaded => {
                 for id in self.joining.clone() {
-                    let joining = self.connections.get_mut(&id).and_then(Connection::joining);
+                    let joining = self.connections.get_mut(&id).and_then(|connection| connection.joining());
                     if joining.is_some_and(|joining| joining.prepared && joining.form == Form::Quill) {
                         self.end_join(id, overloaded("this document has too many clients; join again later"), 0);
                     }
@@ -216,7 +216,7 @@ impl Document {
 
     /// Answers the callbacks of a join; says whether there were any.
     pub(crate) fn answer_join_callbacks(&mut self, id: ConnectionId, answer: &Result<Answer, Refusal>) -> bool {
-        let joining = self.connections.get_mut(&id).and_then(Connection::joining);
+        let joining = self.connections.get_mut(&id).and_then(|connection| connection.joining());
         let replies = joining.map(|joining| std::mem::take(&mut joining.replies)).unwrap_or_default();
         let any = !replies.is_empty();
         for reply in replies {
@@ -226,7 +226,7 @@ impl Document {
     }
 
     /// The connection is in the document, or on its way in, and joins again.
-    fn join_again(&mut self, connection: Connection, session: Arc<str>, joining: Joining) {
+    fn join_again(&mut self, connection: Box<Connection>, session: Arc<str>, joining: Joining) {
         let id = connection.id;
         let mut connection = connection;
         let mut joining = joining;

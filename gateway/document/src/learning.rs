@@ -8,7 +8,7 @@ use std::sync::Arc;
 use crate::{
     Canonical, Command, ConnectionId, Document, Event, Logged, Mutation,
     catching_up::committed,
-    connection::{Connection, Stage},
+    connection::Stage,
     cursors::move_position,
     edits::refusal,
     queue::{EditQueue, Queued},
@@ -145,7 +145,7 @@ impl Document {
             self.refuse_ahead(id);
         }
         let lost_tail = self.joining.clone().into_iter().any(|id| {
-            let joining = self.connections.get_mut(&id).and_then(Connection::joining);
+            let joining = self.connections.get_mut(&id).and_then(|connection| connection.joining());
             joining.is_some_and(|joining| {
                 joining.reach = joining.reach.min(joining.row.as_ref().map_or(0, |row| row.version));
                 joining.reach > head

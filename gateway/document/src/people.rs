@@ -63,7 +63,7 @@ impl Document {
             }
         }
         if !connection.chain.pending().is_empty() {
-            self.draining.push(connection);
+            self.draining.push(*connection);
         }
     }
 

@@ -12,7 +12,7 @@ impl Document {
     /// Whether this connection waits for nothing: every edit that it handed in has been answered, those of its earlier
     /// sessions are in the log, and no join is under way. A connection that is not here waits for nothing.
     pub fn is_settled(&self, id: ConnectionId) -> bool {
-        self.connections.get(&id).is_none_or(is_answered)
+        self.connections.get(&id).is_none_or(|connection| is_answered(connection))
             && self.draining.iter().all(|left| left.id != id || left.chain.pending().is_empty())
             && !self.flight.as_ref().is_some_and(|flight| flight.origins.iter().any(|o| o.connection == Some(id)))
             && !self.owes(id)
@@ -23,7 +23,7 @@ impl Document {
         self.flight.is_none()
             && self.durability.waiting() == 0
             && self.draining.iter().all(|left| left.chain.pending().is_empty())
-            && self.connections.values().all(is_answered)
+            && self.connections.values().all(|connection| is_answered(connection))
     }
 }
 

@@ -19,7 +19,7 @@ impl Task {
         self.inner.close(&self.id);
         self.mail.close();
         while let Some(mail) = self.mail.recv().await {
-            let input = match mail {
+            let input = match *mail {
                 Mail::Input(input, _) => input,
                 Mail::AccessChanged { .. } | Mail::IsHere { .. } | Mail::Settle { .. } => continue,
                 Mail::Join { outbox, join, span } => {
@@ -29,7 +29,7 @@ impl Task {
                         let refusal = Refusal { seq: edit.seq, ..refusal.clone() };
                         self.answer(edit.connection, edit.reply, &Err(refusal));
                     }
-                    Input::Join(*join)
+                    Input::Join(join)
                 }
             };
             self.refuse_input(input, refusal);

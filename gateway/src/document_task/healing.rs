@@ -63,7 +63,7 @@ impl Task {
             let read: Result<_, Trouble> = loop {
                 tokio::select! {
                     read = &mut reading => break read,
-                    Some(mail) = self.mail.recv() => { let _ = self.take(document, mail); }
+                    Some(mail) = self.mail.recv() => { let _ = self.take(document, *mail); }
                 }
             };
             // What that asked for is asked for anew.

@@ -8,15 +8,18 @@
 
 use std::{
     collections::VecDeque,
+    future::poll_fn,
     io::{self, IoSlice},
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicBool, AtomicU8, Ordering},
     },
+    task::{Poll, Waker},
 };
 
 use bytes::{Buf, Bytes};
 use document::ConnectionId;
+use futures_util::task::AtomicWaker;
 use tokio::sync::{Notify, mpsc};
 use websocket::Deflate;
 
@@ -92,10 +95,8 @@ pub struct Outbox {
 struct Shared {
     id: ConnectionId,
     queue: Mutex<Queue>,
-    /// Wakes the owner to write or to end.
-    changed: Notify,
-    /// Wakes the owner to read again, or to go on with joins.
-    resumed: Notify,
+    /// Wakes the owner to write, to read again, to go on with joins, or to end.
+    owner: AtomicWaker,
     paused: AtomicBool,
     settling: AtomicBool,
     /// Terms of compression as a byte, 0 without.
@@ -209,8 +210,7 @@ impl Outbox {
         let shared = Shared {
             id,
             queue: Mutex::default(),
-            changed: Notify::new(),
-            resumed: Notify::new(),
+            owner: AtomicWaker::new(),
             paused: AtomicBool::new(false),
             settling: AtomicBool::new(false),
             deflate: AtomicU8::new(0),
@@ -318,7 +318,7 @@ impl Outbox {
         let has_unsent = queue.socket.as_ref().is_some_and(|socket| socket.has_unsent());
         drop(queue);
         if progress != Progress::Done || has_unsent {
-            self.shared.changed.notify_one();
+            self.wake();
         }
     }
 
@@ -342,7 +342,7 @@ impl Outbox {
         let had_snapshot = queue.waiting.snapshot > 0;
         let progress = queue.write();
         if had_snapshot && queue.waiting.snapshot == 0 {
-            self.shared.resumed.notify_one();
+            self.wake();
         }
         queue.tell_drained();
         progress
@@ -350,7 +350,12 @@ impl Outbox {
 
     /// Lets the owner write what waits.
     pub fn wake(&self) {
-        self.shared.changed.notify_one();
+        self.shared.owner.wake();
+    }
+
+    /// For the owner of the socket: whatever changes from now on wakes it, once. To be called before looking.
+    pub fn register(&self, owner: &Waker) {
+        self.shared.owner.register(owner);
     }
 
     /// Sends a text message, or puts it in line. To send one text to many, encode it once and use [`Outbox::push`].
@@ -371,7 +376,7 @@ impl Outbox {
         self.shared.paused.store(is_paused, Ordering::Release);
         drop(queue);
         if !is_paused {
-            self.shared.resumed.notify_one();
+            self.wake();
         }
     }
 
@@ -387,8 +392,7 @@ impl Outbox {
         queue.settled = Some(settled);
         drop(queue);
         self.shared.settling.store(true, Ordering::Release);
-        // The task that reads is the one that writes.
-        self.shared.changed.notify_one();
+        self.wake();
     }
 
     /// Whether nothing more is to be read.
@@ -426,7 +430,7 @@ impl Outbox {
         if let Some(settled) = settled {
             let _ = settled.send(self.id());
         }
-        self.shared.changed.notify_one();
+        self.wake();
     }
 
     /// Whether its end was asked for.
@@ -446,26 +450,16 @@ impl Outbox {
 
     /// For the owner of the socket: waits until no snapshot waits. The next join is handled only then.
     pub async fn snapshots_written(&self) {
-        while self.has_snapshot() {
-            self.shared.resumed.notified().await;
-        }
+        poll_fn(|context| {
+            self.register(context.waker());
+            if self.has_snapshot() { Poll::Pending } else { Poll::Ready(()) }
+        })
+        .await;
     }
 
     /// What waits.
     pub fn waiting(&self) -> Waiting {
         self.queue().waiting
-    }
-
-    /// For the owner of the socket: waits until there may be something to write or an end.
-    pub async fn changed(&self) {
-        self.shared.changed.notified().await;
-    }
-
-    /// For the owner of the socket: waits until reading may go on.
-    pub async fn resumed(&self) {
-        while self.is_paused() {
-            self.shared.resumed.notified().await;
-        }
     }
 
     fn drop_unfair(&self, queue: MutexGuard<'_, Queue>) {
@@ -480,7 +474,7 @@ impl Outbox {
         queue.forget();
         drop(queue);
         self.count_slow();
-        self.shared.changed.notify_one();
+        self.wake();
     }
 
     fn queue(&self) -> MutexGuard<'_, Queue> {

@@ -10,6 +10,7 @@ use std::{
         Mutex, MutexGuard, PoisonError,
         atomic::{AtomicBool, Ordering},
     },
+    task::{Context, Poll},
 };
 
 use tokio::{io::AsyncWriteExt, net::TcpStream};
@@ -53,10 +54,15 @@ impl Stream {
     /// # Errors
     /// When the socket failed.
     pub async fn readable(&self) -> io::Result<()> {
-        if self.tls.as_ref().is_some_and(|tls| tls.has_more.load(Ordering::Acquire)) {
-            return Ok(());
-        }
-        self.tcp.readable().await
+        if self.has_more() { Ok(()) } else { self.tcp.readable().await }
+    }
+
+    /// The same for one task that is polled by hand.
+    ///
+    /// # Errors
+    /// When the socket failed.
+    pub fn poll_readable(&self, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        if self.has_more() { Poll::Ready(Ok(())) } else { self.tcp.poll_read_ready(context) }
     }
 
     /// Waits until a write, or a flush, is worth trying.
@@ -65,6 +71,14 @@ impl Stream {
     /// When the socket failed.
     pub async fn writable(&self) -> io::Result<()> {
         self.tcp.writable().await
+    }
+
+    /// The same for one task that is polled by hand.
+    ///
+    /// # Errors
+    /// When the socket failed.
+    pub fn poll_writable(&self, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.tcp.poll_write_ready(context)
     }
 
     /// Reads what is there; 0 is the end.
@@ -103,6 +117,10 @@ impl Stream {
     /// Whether something that was taken is not out yet.
     pub fn has_unsent(&self) -> bool {
         self.tls.as_ref().is_some_and(|tls| tls.has_unsent.load(Ordering::Acquire))
+    }
+
+    fn has_more(&self) -> bool {
+        self.tls.as_ref().is_some_and(|tls| tls.has_more.load(Ordering::Acquire))
     }
 
     /// Says that nothing more will be written.

@@ -16,23 +16,28 @@ pub use socketio::{Application, Event, SocketIo};
 use std::{
     future::poll_fn,
     io,
-    sync::{
-        Arc, LazyLock,
-        atomic::{AtomicBool, Ordering},
-    },
-    task::Poll,
+    pin::pin,
+    sync::{Arc, LazyLock},
+    task::{Context, Poll, ready},
     time::Duration,
 };
 
 use protocol::{EnginePacket, Handshake, Malformed};
-use tokio::{sync::watch, time::Instant};
+use tokio::{
+    sync::watch,
+    time::{Instant, timeout},
+};
 use tokio_util::task::TaskTracker;
-use websocket::{Decoder, Message, Violation};
+use websocket::{Decoder, Message};
 
 use crate::{
     auth::Authenticator,
     clock::milliseconds,
-    connection::{client::Client, inbox::Inbox, socket::Written},
+    connection::{
+        client::Client,
+        inbox::Inbox,
+        socket::{Read, Writer, Written},
+    },
     documents::Documents,
     live::Live,
     metrics::Metrics,
@@ -179,55 +184,38 @@ pub fn serve(
 ) -> impl Future<Output = ()> + Send {
     let Heartbeat { sid, interval, timeout, message_bytes_max } = heartbeat;
     let stream = Arc::new(stream);
-    service.outbox().attach(stream.clone());
-    service.outbox().push_text(&protocol::open(Handshake {
+    let outbox = service.outbox();
+    outbox.attach(stream.clone());
+    outbox.push_text(&protocol::open(Handshake {
         sid: &sid,
         ping_interval_ms: milliseconds(interval),
         ping_timeout_ms: milliseconds(timeout),
         max_payload_bytes: message_bytes_max,
     }));
-    // Boxed: a future holds what it was given twice, as its argument and as its variable.
-    until_end(Box::new(service), interval, timeout, stream, first)
-}
-
-async fn until_end(
-    mut service: Box<impl Service>,
-    interval: Duration,
-    timeout: Duration,
-    stream: Arc<Stream>,
-    first: Vec<u8>,
-) {
-    let outbox = service.outbox().clone();
-    let heard = AtomicBool::new(false);
     let message_bytes_max = service.message_bytes_max();
-    let mut decoder = match outbox.deflate() {
+    let decoder = match outbox.deflate() {
         Some(_) => Decoder::inflating(message_bytes_max),
         None => Decoder::new(message_bytes_max),
     };
-    let said_goodbye = {
-        let writing = socket::write(&stream, &outbox, &heard, interval, timeout);
-        tokio::pin!(writing);
-        let over = tokio::select! {
-            over = read(&stream, &mut decoder, first, &mut *service, &heard) => over,
-            written = &mut writing => Over::Written(written),
-        };
-        match over {
-            // What is still in line, the reason among it, gets a moment to be written.
-            Over::Close(ending) => {
-                outbox.close(ending);
-                matches!(tokio::time::timeout(GOODBYE_TIMEOUT, &mut writing).await, Ok(Written::Closed))
-            }
-            Over::Written(written) => written == Written::Closed,
-            Over::Lost => false,
-        }
-    };
-    outbox.close(Ending::Drop);
-    Box::pin(service.end()).await;
-    drop(service);
-    // Nobody else has it any more: the outbox gave its own up when it was told to drop.
-    if let Some(mut stream) = Arc::into_inner(stream).filter(|_| said_goodbye) {
-        Box::pin(socket::linger(&mut stream, GOODBYE_TIMEOUT)).await;
-    }
+    let inbox = Inbox::new(outbox);
+    let writer = Writer::new(stream.clone(), outbox.clone(), interval, timeout);
+    // Boxed: a future holds what it was given twice, as its argument and as its variable.
+    let line = Box::new(Line { service, stream, decoder, inbox, writer, slowed: None, last_reads: LAST_READS });
+    line.serve(first)
+}
+
+/// One connection. What happens to it is found out by polling, one thing after the other: as futures, everything that it
+/// may have to wait for would be part of it all the time.
+struct Line<S> {
+    service: S,
+    stream: Arc<Stream>,
+    decoder: Decoder,
+    inbox: Inbox,
+    writer: Writer,
+    /// Until when nothing more is read, because too much came too fast.
+    slowed: Option<Instant>,
+    /// Reads that are left when it is asked to settle.
+    last_reads: u8,
 }
 
 /// Why reading ended.
@@ -240,132 +228,187 @@ enum Over {
     Lost,
 }
 
-async fn read(
-    stream: &Stream,
-    decoder: &mut Decoder,
-    first: Vec<u8>,
-    service: &mut impl Service,
-    heard: &AtomicBool,
-) -> Over {
-    let mut messages = Vec::new();
-    let mut last_reads = LAST_READS;
-    let mut fed = decoder.feed(&first, &mut messages);
-    // What was small on the wire counts as what it became.
-    let mut length = first.len() + decoder.inflated_bytes();
-    drop(first);
-    let mut inbox = Inbox::new(service.outbox());
-    // Until when nothing more is read, because too much came too fast.
-    let mut slowed: Option<Instant> = None;
-    loop {
-        let wait = service.was_read(messages.len(), std::mem::take(&mut length));
+/// What a connection waited for.
+enum Next {
+    /// Something was read.
+    Read(Read),
+    /// It is to settle.
+    Settle,
+}
+
+impl<S: Service> Line<S> {
+    async fn serve(mut self: Box<Self>, first: Vec<u8>) {
+        let over = self.read(first).await;
+        Box::pin(self.end(over)).await;
+    }
+
+    async fn read(&mut self, first: Vec<u8>) -> Over {
+        let mut read = Read::new(&first, &mut self.decoder);
+        drop(first);
+        loop {
+            // Boxed: what handling needs must not be part of every idle connection.
+            if let Err(over) = Box::pin(self.take(read)).await {
+                return over;
+            }
+            let next = match poll_fn(|context| self.poll_next(context)).await {
+                Ok(Next::Read(read)) => Ok(read),
+                Ok(Next::Settle) => Box::pin(self.settle()).await,
+                Err(over) => Err(over),
+            };
+            read = match next {
+                Ok(read) => read,
+                Err(over) => return over,
+            };
+        }
+    }
+
+    /// Handles what was read.
+    async fn take(&mut self, read: Read) -> Result<(), Over> {
+        let Line { service, decoder, inbox, writer, .. } = self;
+        let wait = service.was_read(read.messages.len(), read.bytes);
         if !wait.is_zero() {
-            slowed = Some(Instant::now() + wait);
+            self.slowed = Some(Instant::now() + wait);
             // What is not read is not heard either: the heartbeat must know.
             service.outbox().pause_reading(&PACE, true);
         }
-        if !messages.is_empty()
-            && let Err(ending) = inbox.inflated(decoder.inflated_bytes(), service.outbox())
-        {
-            return Over::Close(ending);
+        if !read.messages.is_empty() {
+            inbox.inflated(decoder.inflated_bytes(), service.outbox()).map_err(Over::Close)?;
         }
-        for message in std::mem::take(&mut messages) {
-            // Boxed: what handling needs must not be part of every idle connection.
-            match Box::pin(handle(service, message)).await {
-                None => {}
-                Some(over) => return over,
-            }
+        for message in read.messages {
+            beside(writer, handle(service, message)).await?.map_err(Over::Close)?;
             decoder.set_message_bytes_max(service.message_bytes_max());
         }
         inbox.handled();
         // Messages before the violation were handled.
-        if let Err(violation) = fed {
+        read.fed.map_err(|violation| {
             tracing::debug!(%violation, "closing a connection");
-            return Over::Close(Ending::Transport { code: violation.close_code(), reason: "" });
+            Over::Close(Ending::Transport { code: violation.close_code(), reason: "" })
+        })?;
+        if !service.outbox().is_settling() {
+            inbox.keeps(decoder.buffered_bytes(), service.outbox()).map_err(Over::Close)?;
         }
-        if service.outbox().is_settling() {
-            // What has arrived before may be an edit that its client will not send again.
-            if (last_reads > 0 || decoder.has_more()) && !service.outbox().is_paused() {
-                last_reads = last_reads.saturating_sub(1);
-                match Box::pin(last_read(stream, decoder, &mut messages)).await {
-                    Ok(Some((read, result))) => {
-                        length = read;
-                        fed = result;
-                        continue;
-                    }
-                    Ok(None) => {}
-                    Err(_) => return Over::Lost,
-                }
+        Ok(())
+    }
+
+    /// Writes, watches the time, and reads.
+    fn poll_next(&mut self, context: &mut Context<'_>) -> Poll<Result<Next, Over>> {
+        loop {
+            let deadline = [self.service.deadline(), self.inbox.deadline(), self.slowed].into_iter().flatten().min();
+            if let Poll::Ready(written) = self.writer.poll(context, deadline) {
+                return Poll::Ready(Err(Over::Written(written)));
             }
-            Box::pin(service.settle()).await;
-            service.outbox().settled();
-            // Nothing is read any more; the writer sees the end, which comes when it is this connection's turn.
-            return std::future::pending().await;
+            if self.service.outbox().is_settling() {
+                return Poll::Ready(Ok(Next::Settle));
+            }
+            if deadline.is_none_or(|deadline| Instant::now() < deadline) {
+                return self.poll_read(context);
+            }
+            self.deadline_passed().map_err(Over::Close)?;
         }
-        let outbox = service.outbox();
-        if let Err(ending) = inbox.keeps(decoder.buffered_bytes(), outbox) {
-            return Over::Close(ending);
+    }
+
+    fn deadline_passed(&mut self) -> Handled {
+        let outbox = self.service.outbox();
+        if self.slowed.is_some_and(|until| until <= Instant::now()) {
+            self.slowed = None;
+            outbox.pause_reading(&PACE, false);
         }
-        // The wake-up is the writer's, which is in the same task.
-        let settling = poll_fn(|_| if outbox.is_settling() { Poll::Ready(()) } else { Poll::Pending });
-        let has_more = decoder.has_more();
-        let readable = async {
-            if let Some(until) = slowed {
-                // Boxed: rare, and a timer is large.
-                Box::pin(tokio::time::sleep_until(until)).await;
-                outbox.pause_reading(&PACE, false);
+        self.inbox.passed(outbox)?;
+        self.service.deadline_passed().map_or(Ok(()), Err)
+    }
+
+    fn poll_read(&mut self, context: &mut Context<'_>) -> Poll<Result<Next, Over>> {
+        let outbox = self.service.outbox();
+        loop {
+            if outbox.is_paused() {
+                return Poll::Pending;
             }
-            outbox.resumed().await;
-            if has_more { Ok(()) } else { stream.readable().await }
-        };
-        let deadline = [service.deadline(), inbox.deadline()].into_iter().flatten().min();
-        tokio::select! {
-            readable = readable => {
-                slowed = None;
-                if readable.is_err() {
-                    return Over::Lost;
-                }
-                match socket::read_once(stream, decoder, &mut messages) {
-                    Ok(Some((read, result))) => {
-                        heard.store(true, Ordering::Relaxed);
-                        length = read;
-                        fed = result;
-                    }
-                    Ok(None) => {}
-                    Err(_) => return Over::Lost,
-                }
-                if stream.has_unsent() {
-                    // What TLS itself had to answer.
-                    service.outbox().wake();
-                }
+            if !self.decoder.has_more() && ready!(self.stream.poll_readable(context)).is_err() {
+                return Poll::Ready(Err(Over::Lost));
             }
-            () = settling => {}
-            () = until(deadline) => {
-                let passed = inbox.passed(service.outbox());
-                if let Some(ending) = passed.err().or_else(|| service.deadline_passed()) {
-                    return Over::Close(ending);
+            let read = socket::read_once(&self.stream, &mut self.decoder);
+            if self.stream.has_unsent() {
+                // What TLS itself had to answer.
+                outbox.wake();
+            }
+            match read {
+                Ok(Some(read)) => {
+                    self.writer.heard();
+                    return Poll::Ready(Ok(Next::Read(read)));
                 }
+                Ok(None) => {}
+                Err(_) => return Poll::Ready(Err(Over::Lost)),
             }
         }
     }
+
+    /// Reads what has arrived before: it may be an edit that its client will not send again. Then everything is answered and
+    /// nothing more is read; the writer sees the end, which comes when it is this connection's turn.
+    async fn settle(&mut self) -> Result<Read, Over> {
+        let Line { service, stream, decoder, writer, last_reads, .. } = self;
+        if (*last_reads > 0 || decoder.has_more()) && !service.outbox().is_paused() {
+            *last_reads = last_reads.saturating_sub(1);
+            match beside(writer, last_read(stream, decoder)).await? {
+                Ok(Some(read)) => return Ok(read),
+                Ok(None) => {}
+                Err(_) => return Err(Over::Lost),
+            }
+        }
+        beside(writer, service.settle()).await?;
+        service.outbox().settled();
+        beside(writer, std::future::pending()).await
+    }
+
+    async fn end(self, over: Over) {
+        let Line { mut service, stream, mut writer, .. } = self;
+        let outbox = service.outbox().clone();
+        let said_goodbye = match over {
+            // What is still in line, the reason among it, gets a moment to be written.
+            Over::Close(ending) => {
+                outbox.close(ending);
+                let writing = poll_fn(|context| writer.poll(context, None));
+                matches!(timeout(GOODBYE_TIMEOUT, writing).await, Ok(Written::Closed))
+            }
+            Over::Written(written) => written == Written::Closed,
+            Over::Lost => false,
+        };
+        drop(writer);
+        outbox.close(Ending::Drop);
+        service.end().await;
+        drop(service);
+        // Nobody else has it any more: the outbox gave its own up when it was told to drop.
+        if let Some(mut stream) = Arc::into_inner(stream).filter(|_| said_goodbye) {
+            socket::linger(&mut stream, GOODBYE_TIMEOUT).await;
+        }
+    }
+}
+
+/// Does something while the writer goes on.
+///
+/// # Errors
+/// When that ends first.
+async fn beside<T>(writer: &mut Writer, work: impl Future<Output = T>) -> Result<T, Over> {
+    let mut work = pin!(work);
+    let both = poll_fn(|context| match work.as_mut().poll(context) {
+        Poll::Ready(done) => Poll::Ready(Ok(done)),
+        Poll::Pending => writer.poll(context, None).map(|written| Err(Over::Written(written))),
+    });
+    both.await
 }
 
 /// What is there now; nothing after [`LAST_READ_WAIT`].
-async fn last_read(
-    stream: &Stream,
-    decoder: &mut Decoder,
-    messages: &mut Vec<Message>,
-) -> io::Result<Option<(usize, Result<(), Violation>)>> {
-    if decoder.has_more() {
-        return socket::read_once(stream, decoder, messages);
+async fn last_read(stream: &Stream, decoder: &mut Decoder) -> io::Result<Option<Read>> {
+    if !decoder.has_more() {
+        match timeout(LAST_READ_WAIT, stream.readable()).await {
+            Ok(readable) => readable?,
+            Err(_) => return Ok(None),
+        }
     }
-    match tokio::time::timeout(LAST_READ_WAIT, stream.readable()).await {
-        Ok(readable) => readable.and_then(|()| socket::read_once(stream, decoder, messages)),
-        Err(_) => Ok(None),
-    }
+    socket::read_once(stream, decoder)
 }
 
-async fn handle(service: &mut impl Service, message: Message) -> Option<Over> {
-    let handled = match message {
+async fn handle(service: &mut impl Service, message: Message) -> Handled {
+    match message {
         Message::Text(text) => match protocol::decode_engine(&text) {
             Ok(EnginePacket::Pong | EnginePacket::Noop) => Ok(()),
             Ok(EnginePacket::Close) => Err(Ending::Transport { code: 1000, reason: "" }),
@@ -381,21 +424,12 @@ async fn handle(service: &mut impl Service, message: Message) -> Option<Over> {
         Message::Pong => Ok(()),
         // A tab that is closed says this too; the people in its documents see it leave after the grace.
         Message::Close(code) => Err(Ending::Transport { code: code.unwrap_or(1000), reason: "" }),
-    };
-    handled.err().map(Over::Close)
+    }
 }
 
 fn malformed(malformed: Malformed) -> Ending {
     tracing::debug!(%malformed, "closing a connection");
     Ending::Transport { code: 1002, reason: "malformed packet" }
-}
-
-/// Waits for a moment, or for ever where there is none.
-async fn until(deadline: Option<Instant>) {
-    match deadline {
-        Some(deadline) => tokio::time::sleep_until(deadline).await,
-        None => std::future::pending().await,
-    }
 }
 
 /// Puts the WebSocket frame of a text in line.

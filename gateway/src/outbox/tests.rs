@@ -12,6 +12,15 @@ fn frame(length: usize) -> Bytes {
     Bytes::from(vec![b'x'; length])
 }
 
+/// Waits as the owner does.
+async fn until(outbox: &Outbox, is_so: impl Fn(&Outbox) -> bool) {
+    poll_fn(|context| {
+        outbox.register(context.waker());
+        if is_so(outbox) { Poll::Ready(()) } else { Poll::Pending }
+    })
+    .await;
+}
+
 /// One write to a socket that takes whatever it is given.
 fn taken_from(outbox: &Outbox) -> Vec<Bytes> {
     let mut queue = outbox.queue();
@@ -145,14 +154,14 @@ async fn what_a_full_socket_does_not_take_is_left_to_the_owner_in_order() {
 async fn reading_waits_while_it_is_paused() {
     let (outbox, _) = outbox();
     let [one, two] = ["one", "two"].map(Arc::from);
-    outbox.resumed().await;
+    until(&outbox, |outbox| !outbox.is_paused()).await;
     outbox.pause_reading(&one, true);
     outbox.pause_reading(&one, true);
     outbox.pause_reading(&two, true);
     outbox.pause_reading(&one, false);
     let waiting = tokio::spawn({
         let outbox = outbox.clone();
-        async move { outbox.resumed().await }
+        async move { until(&outbox, |outbox| !outbox.is_paused()).await }
     });
     tokio::task::yield_now().await;
     assert!(!waiting.is_finished());

@@ -50,12 +50,14 @@ impl Figures {
     pub fn idle(&mut self, name: &'static str, idle: Idle) {
         println!(
             "{name}: {} at rest, {:.1} KiB each; {:.3} ms CPU each to connect, sign in and join (+ Redis {:.3}); \
-             {:.0} connects/s",
+             {:.0} connects/s, each within {:.1} / {:.1} ms (p50 / p99)",
             idle.connections,
             idle.bytes / 1024.0,
             idle.cpu_ms,
             idle.redis_cpu_ms,
-            idle.per_second
+            idle.per_second,
+            idle.joins.quantile(0.5) as f64 / 1e3,
+            idle.joins.quantile(0.99) as f64 / 1e3
         );
         self.idle.push((name, idle));
     }
@@ -102,9 +104,11 @@ impl Figures {
             });
             rows.push(Row {
                 what: "connects a second, the load on the same cores".into(),
-                figure: format!("{:.0}", idle.per_second),
+                figure: format!("{:.0}, p99 {:.0} ms", idle.per_second, idle.joins.quantile(0.99) as f64 / 1e3),
                 target: String::new(),
-                peers: peers(&|idle| format!("{:.0}", idle.per_second)),
+                peers: peers(&|idle| {
+                    format!("{:.0}, p99 {:.0} ms", idle.per_second, idle.joins.quantile(0.99) as f64 / 1e3)
+                }),
                 is_met: None,
             });
         }

@@ -10,6 +10,7 @@ use anyhow::{Context, Result};
 use crate::{
     bare::Bare,
     drivers::{Driver, Listener},
+    histogram::Histogram,
     process::{Process, free_address},
     servers::{Kind, Programs, Servers},
     swarm::{Counts, Swarm},
@@ -27,7 +28,7 @@ const SETTLE: Duration = Duration::from_secs(3);
 const WARM_UP: Duration = Duration::from_secs(2);
 
 /// Connections that have joined and rest.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 pub struct Idle {
     /// How many the figures are taken over.
     pub connections: usize,
@@ -39,6 +40,8 @@ pub struct Idle {
     pub redis_cpu_ms: f64,
     /// Connects a second, with this program on the same cores.
     pub per_second: f64,
+    /// From connecting to having joined, in microseconds.
+    pub joins: Histogram,
 }
 
 /// Edits at one rate.
@@ -69,7 +72,9 @@ pub async fn idle(kind: Kind, programs: &Programs, connections: usize) -> Result
     swarm.join(servers.clients(0..FIRST_CONNECTIONS, PER_DOCUMENT)?).await?;
     rest(&servers, &swarm).await?;
     let (bytes, cpu, redis_cpu) = (servers.rss_bytes()?, servers.cpu()?, servers.redis_cpu()?);
+    swarm.take_joins();
     let took = swarm.join(servers.clients(FIRST_CONNECTIONS..users, PER_DOCUMENT)?).await?;
+    let joins = swarm.take_joins();
     let (cpu, redis_cpu) = (servers.cpu()? - cpu, servers.redis_cpu()? - redis_cpu);
     rest(&servers, &swarm).await?;
     let bytes = servers.rss_bytes()?.saturating_sub(bytes);
@@ -80,6 +85,7 @@ pub async fn idle(kind: Kind, programs: &Programs, connections: usize) -> Result
         cpu_ms: cpu.as_secs_f64() * 1e3 / each,
         redis_cpu_ms: redis_cpu.as_secs_f64() * 1e3 / each,
         per_second: each / took.as_secs_f64(),
+        joins,
     })
 }
 

@@ -25,8 +25,9 @@ use crate::{
     histogram::Histogram,
 };
 
-/// Connections of one source address: fewer than the kernel has ephemeral ports.
-const PER_ADDRESS: usize = 20_000;
+/// Connections of one source address. The kernel tries one ephemeral port after the other, and with most of them taken it
+/// spends milliseconds on each connection.
+const PER_ADDRESS: usize = 2_000;
 /// Connections that are on their way at a time.
 const CONNECTING_MAX: usize = 64;
 /// How long everybody together may take to join.
@@ -70,6 +71,7 @@ struct Shared {
     confirmed: Cell<u64>,
     bytes: Cell<u64>,
     latency: RefCell<Histogram>,
+    joins: RefCell<Histogram>,
     /// The first thing that went wrong.
     failure: RefCell<Option<String>>,
 }
@@ -164,6 +166,11 @@ impl Swarm {
         }
     }
 
+    /// From connecting to having joined, in microseconds, of those since the last time.
+    pub fn take_joins(&self) -> Histogram {
+        self.shared.joins.take()
+    }
+
     fn check(&self) -> Result<()> {
         match &*self.shared.failure.borrow() {
             Some(failure) => bail!("{failure}"),
@@ -182,6 +189,7 @@ struct Client {
 impl Client {
     async fn run(mut self, address: SocketAddr, connecting: &Semaphore) -> Result<()> {
         let permit = connecting.acquire().await?;
+        let start = Instant::now();
         let stream = connect(address, self.number).await?;
         let mut out = Vec::new();
         let mut kept = Vec::new();
@@ -201,6 +209,8 @@ impl Client {
             joined = self.read(&stream, &mut kept, &mut out)?;
         }
         drop((out, permit));
+        let took_us = u64::try_from(start.elapsed().as_micros()).unwrap_or(u64::MAX);
+        self.shared.joins.borrow_mut().record(took_us);
         self.shared.joined.set(self.shared.joined.get() + 1);
         self.live(&stream, kept).await
     }
@@ -311,12 +321,18 @@ thread_local! {
 
 async fn connect(address: SocketAddr, number: usize) -> Result<TcpStream> {
     let socket = TcpSocket::new_v4()?;
-    // 127.0.0.2, 127.0.0.3, …: all of 127/8 is this machine.
-    let last = u8::try_from(2 + number / PER_ADDRESS).context("too many clients")?;
-    socket.bind((Ipv4Addr::new(127, 0, 0, last), 0).into())?;
+    socket.bind((source(std::process::id(), number)?, 0).into())?;
     let stream = socket.connect(address).await.with_context(|| format!("no connection to {address}"))?;
     stream.set_nodelay(true)?;
     Ok(stream)
+}
+
+/// All of 127/8 is this machine. Other addresses for each process: ports that an earlier run has left are not free for a minute.
+fn source(process: u32, number: usize) -> Result<Ipv4Addr> {
+    let [.., second, third] = process.to_be_bytes();
+    // 127.0.0.1 is the servers'.
+    let last = u8::try_from(2 + number / PER_ADDRESS).context("too many clients")?;
+    Ok(Ipv4Addr::new(127, second, third, last))
 }
 
 async fn send(stream: &TcpStream, mut bytes: &[u8]) -> Result<()> {

@@ -45,7 +45,7 @@ enum Loss {
 }
 
 macro_rules! on {
-    ($module:ident $engine:ident: $($name:ident $lag:ident $loss:ident $level:literal)*) => {
+    ($module:ident $engine:ident: $(fn $name:ident($lag:ident, $loss:ident, $level:literal);)*) => {
         mod $module { $(#[tokio::test] async fn $name() {
             if super::Server::start(super::Engine::$engine, &[]).await.is_some() {
                 super::promoted(super::Engine::$engine, super::Lag::$lag, super::Loss::$loss, $level).await;
@@ -55,18 +55,18 @@ macro_rules! on {
 }
 
 on! { redis_server Redis:
-    a_slow_link_and_acknowledgements_at_once SlowLink Primary "async"
-    a_slow_link_and_acknowledgements_by_the_follower SlowLink Primary "replicated"
-    a_slow_link_and_the_death_of_the_pods SlowLink PrimaryAndPods "replicated"
-    a_stopped_follower_and_acknowledgements_at_once Stopped Primary "async"
-    a_stopped_follower_and_acknowledgements_by_it Stopped Primary "replicated"
+    fn a_slow_link_and_acknowledgements_at_once(SlowLink, Primary, "async");
+    fn a_slow_link_and_acknowledgements_by_the_follower(SlowLink, Primary, "replicated");
+    fn a_slow_link_and_the_death_of_the_pods(SlowLink, PrimaryAndPods, "replicated");
+    fn a_stopped_follower_and_acknowledgements_at_once(Stopped, Primary, "async");
+    fn a_stopped_follower_and_acknowledgements_by_it(Stopped, Primary, "replicated");
 }
 on! { valkey_server Valkey:
-    a_slow_link_and_acknowledgements_at_once SlowLink Primary "async"
-    a_slow_link_and_acknowledgements_by_the_follower SlowLink Primary "replicated"
-    a_slow_link_and_the_death_of_the_pods SlowLink PrimaryAndPods "replicated"
-    a_stopped_follower_and_acknowledgements_at_once Stopped Primary "async"
-    a_stopped_follower_and_acknowledgements_by_it Stopped Primary "replicated"
+    fn a_slow_link_and_acknowledgements_at_once(SlowLink, Primary, "async");
+    fn a_slow_link_and_acknowledgements_by_the_follower(SlowLink, Primary, "replicated");
+    fn a_slow_link_and_the_death_of_the_pods(SlowLink, PrimaryAndPods, "replicated");
+    fn a_stopped_follower_and_acknowledgements_at_once(Stopped, Primary, "async");
+    fn a_stopped_follower_and_acknowledgements_by_it(Stopped, Primary, "replicated");
 }
 
 async fn promoted(engine: Engine, lag: Lag, loss: Loss, level: &str) {

@@ -4,7 +4,9 @@
 
 use std::sync::Arc;
 
-use crate::{ClientRow, ConnectionId, Form, Position, ReplyId, Role, User, Version, chain::Chain, queue::EditQueue};
+use crate::{
+    Canonical, ClientRow, ConnectionId, Form, Position, ReplyId, Role, User, Version, chain::Chain, queue::EditQueue,
+};
 
 /// One connection in the document, or one that has left it with edits that are not committed yet.
 #[derive(Debug)]
@@ -66,6 +68,8 @@ pub(crate) struct Joining {
     pub(crate) row: Option<ClientRow>,
     /// The version that must be reached first.
     pub(crate) reach: Version,
+    /// An entry of the log says that the client's name is another user's.
+    pub(crate) is_foreign: bool,
     /// Role and numbers are known and early edits are being committed.
     pub(crate) prepared: bool,
 }
@@ -81,6 +85,11 @@ pub(crate) struct WaitingCursor {
 impl Connection {
     pub(crate) fn is_joined(&self) -> bool {
         matches!(self.stage, Stage::Joined)
+    }
+
+    /// Whether this entry, of another user's, has made the client's name that user's. It takes a number to own a name.
+    pub(crate) fn is_namesake(&self, entry: &Canonical) -> bool {
+        self.client_id == entry.client_id && self.user.id != entry.user_id && !entry.identity.by_gateway
     }
 
     /// How much of it waits, in edits and bytes, that the socket must be read no further for. What waits for a join that

@@ -33,10 +33,8 @@ impl Document {
         }
         let mut same_client = Vec::new();
         for (other, connection) in self.connections.iter().filter(|(other, _)| **other != id) {
-            if connection.client_id == join.client_id {
-                if connection.user.id != join.user.id {
-                    return self.refuse_join(&join, not_owner());
-                }
+            // Another user's with this name is none of this join's business: whose the name is, the log says.
+            if connection.client_id == join.client_id && connection.user.id == join.user.id {
                 if *other > id {
                     return self
                         .refuse_join(&join, refusal(Code::ClientReplaced, "a newer connection has this clientId"));
@@ -62,6 +60,7 @@ impl Document {
             since_ms: now_ms,
             row: None,
             reach: 0,
+            is_foreign: false,
             prepared: false,
         };
         self.joining.insert(id);
@@ -136,9 +135,9 @@ impl Document {
         }
         let Some(connection) = self.connections.get_mut(&id) else { return };
         let row = lookup.rows.into_iter().find(|row| row.client_id == connection.client_id);
-        let foreign = row.as_ref().is_some_and(|row| row.owner != connection.user.id);
+        let is_foreign = row.as_ref().is_some_and(|row| row.owner != connection.user.id);
         let Some(joining) = connection.joining() else { return };
-        if foreign && is_last {
+        if is_last && (is_foreign || joining.is_foreign) {
             return self.end_join(id, not_owner(), now_ms);
         }
         let wanted = joining.version.filter(|_| lookup.more).unwrap_or(0);
@@ -261,6 +260,9 @@ impl Document {
         if self.lookups.contains_key(&id) || joining.reach > head {
             return;
         }
+        if joining.is_foreign {
+            return self.end_join(id, not_owner(), now_ms);
+        }
         if !joining.prepared {
             let (client_id, session) = (&connection.client_id, &connection.session);
             let in_flight = self.flight.iter().flat_map(|flight| &flight.origins);
@@ -370,6 +372,6 @@ impl Document {
     }
 }
 
-fn not_owner() -> Refusal {
+pub(crate) fn not_owner() -> Refusal {
     refusal(Code::BadRequest, "this clientId belongs to another user on this document; use a new one")
 }

@@ -6,11 +6,12 @@
 use std::sync::Arc;
 
 use crate::{
-    Canonical, Command, ConnectionId, Document, Event, Logged, Mutation,
+    Canonical, Code, Command, ConnectionId, Document, Event, Logged, Mutation, Refusal,
     catching_up::committed,
     connection::Stage,
     cursors::move_position,
     edits::refusal,
+    joins::not_owner,
     queue::{EditQueue, Queued},
 };
 
@@ -75,8 +76,17 @@ impl Document {
         let mut others = Vec::new();
         let mut own = Vec::new();
         let mut overtaken = Vec::new();
+        let mut nameless = Vec::new();
         let mut shown = Vec::new();
         for (id, connection) in &mut self.connections {
+            if connection.is_namesake(entry) {
+                match connection.stage {
+                    Stage::Joined => overtaken.push(*id),
+                    Stage::Joining(_) => nameless.push(*id),
+                    Stage::Rejoining(_) => {}
+                }
+                continue;
+            }
             let is_own = connection.client_id == entry.client_id;
             if is_own && !entry.identity.by_gateway && entry.identity.seq > connection.last_seq {
                 connection.last_seq = entry.identity.seq;
@@ -105,7 +115,12 @@ impl Document {
         }
         self.heal_learned(entry);
         for connection in &mut self.draining {
-            connection.chain.learn(&self.history, entry, mutation);
+            if connection.is_namesake(entry) {
+                // It never gets into the log, and nobody waits for an answer.
+                connection.chain.cut(0);
+            } else {
+                connection.chain.learn(&self.history, entry, mutation);
+            }
         }
         if !others.is_empty() {
             self.out.push(Command::Send { to: others, event: Event::Edit(entry.clone()) });
@@ -116,6 +131,13 @@ impl Document {
         }
         for id in overtaken {
             self.send_rejoin(id);
+        }
+        for id in nameless {
+            // What the store would say of them. The client keeps them, and sends them under a name of its own.
+            self.refuse_pending(id, 0, Refusal::new(Code::SeqGap, not_owner().message));
+            if let Some(joining) = self.connections.get_mut(&id).and_then(Connection::joining) {
+                joining.is_foreign = true;
+            }
         }
         for id in shown {
             self.show_waiting_cursor(id);

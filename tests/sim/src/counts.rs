@@ -46,10 +46,11 @@ pub enum Met {
     Unreadable,
     HealersMeet,
     HealerCrash,
+    Namesake,
 }
 
 /// All of them.
-const ALL: [Met; 37] = [
+const ALL: [Met; 38] = [
     Met::JoinByEntries,
     Met::JoinByContent,
     Met::Rejoin,
@@ -87,6 +88,7 @@ const ALL: [Met; 37] = [
     Met::Unreadable,
     Met::HealersMeet,
     Met::HealerCrash,
+    Met::Namesake,
 ];
 
 /// How often each was met.

@@ -99,7 +99,14 @@ impl World {
                 self.clients[client].on_join_answered();
                 Ok(())
             }
-            Some(Got::JoinFailed) => {
+            Some(Got::JoinFailed(Code::BadRequest)) => {
+                // The name is another user's. Nothing of this client's is in the log under it.
+                self.counts.meet(Met::Namesake);
+                self.rename(client);
+                self.disconnect(client);
+                Ok(())
+            }
+            Some(Got::JoinFailed(_)) => {
                 self.counts.meet(Met::FailedJoin);
                 self.clients[client].joins -= 1;
                 self.send_join(client, id, true);
@@ -156,10 +163,8 @@ impl World {
                             typed.renamed = true;
                         }
                     }
-                    self.next += 1;
-                    self.clients[client].rename_to(&format!("c{client}-{}", self.next));
+                    self.rename(client);
                     self.record(client, Act::Event(event, difference));
-                    // A client id belongs to a connection's life.
                     self.disconnect(client);
                     return Ok(());
                 }
@@ -180,6 +185,12 @@ impl World {
         }
         self.record(client, Act::Event(event, difference));
         Ok(())
+    }
+
+    /// The client goes on under a new name. That belongs to a connection's life, so that this one has to end.
+    fn rename(&mut self, client: usize) {
+        self.next += 1;
+        self.clients[client].rename_to(&format!("c{client}-{}", self.next));
     }
 
     /// The change that a join by content is taken for; only for those who write down what happens.

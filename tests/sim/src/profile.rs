@@ -26,6 +26,8 @@ pub(crate) struct Profile {
     pub(crate) fails_over: bool,
     /// A lost primary goes on for a while, for those who have not heard of the new one.
     pub(crate) lost_answers: bool,
+    /// The last client comes under the name of the first, which is another user's.
+    pub(crate) namesake: bool,
 }
 
 /// A client, and its user.
@@ -88,12 +90,14 @@ impl Profile {
             edits_max: if hot { 120 } else { 60 },
             fails_over: random.one_in(4),
             lost_answers: false,
+            namesake: false,
         };
         if schedule.replicated {
             profile.fails_over |= random.below(4) > 0;
             profile.settings.durable_waiting = 2 + random.below(20);
         }
         profile.lost_answers = random.one_in(2) && has(Fault::OldPrimary);
+        profile.namesake = random.one_in(6) && has(Fault::Namesake);
         profile
     }
 }

@@ -54,10 +54,12 @@ pub enum Fault {
     Failover,
     /// A lost primary goes on for a while, for those who have not heard of the new one.
     OldPrimary,
+    /// A client comes under the name of another user's.
+    Namesake,
 }
 
 /// All of them, by name.
-pub const FAULTS: [(&str, Fault); 21] = [
+pub const FAULTS: [(&str, Fault); 22] = [
     ("crash", Fault::Crash),
     ("pause", Fault::Pause),
     ("disconnect", Fault::Disconnect),
@@ -79,6 +81,7 @@ pub const FAULTS: [(&str, Fault); 21] = [
     ("trim", Fault::Trim),
     ("failover", Fault::Failover),
     ("old-primary", Fault::OldPrimary),
+    ("namesake", Fault::Namesake),
 ];
 
 /// A set of faults.

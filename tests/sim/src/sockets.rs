@@ -23,7 +23,7 @@ pub(crate) enum Sent {
 pub(crate) enum Got {
     Event(Event),
     Edited { seq: Option<u64>, session: Option<Arc<str>>, answer: Result<Answer, Refusal> },
-    JoinFailed,
+    JoinFailed(Code),
     JoinAnswered,
 }
 
@@ -245,8 +245,10 @@ impl World {
                 }
                 self.give(connection, Got::Edited { seq, session, answer });
             }
-            Some(Asked::Join { connection }) if answer.is_err() => self.give(connection, Got::JoinFailed),
-            Some(Asked::Join { connection }) => self.give(connection, Got::JoinAnswered),
+            Some(Asked::Join { connection }) => {
+                let got = answer.map_or_else(|refusal| Got::JoinFailed(refusal.code), |_| Got::JoinAnswered);
+                self.give(connection, got);
+            }
             None => {
                 if let Err(refusal) = answer {
                     self.give(to, Got::Event(Event::Error(refusal)));

@@ -44,8 +44,8 @@ pub enum BrokenRule {
     None,
     /// Duplicates are appended.
     Dedupe,
-    /// Missing numbers are not noticed.
-    Gaps,
+    /// Whose a client's name is does not matter.
+    Owners,
     /// The base is checked once for a call, before anything of it is appended.
     BasePerCall,
     /// An entry made on another of its call is appended whatever came in between.
@@ -265,7 +265,7 @@ impl<E: Payload, S> Store<E, S> {
         let seq = new.identity.seq;
         let row = self.rows.get(&name);
         let last = row.map_or(0, |row| row.last_seq);
-        if row.is_some_and(|row| row.owner != new.owner) {
+        if row.is_some_and(|row| row.owner != new.owner) && self.rules.broken != BrokenRule::Owners {
             return Verdict::Gap(last);
         }
         if seq <= last && self.rules.broken != BrokenRule::Dedupe {
@@ -275,7 +275,7 @@ impl<E: Payload, S> Store<E, S> {
         if new.base > call.head && came_between && self.rules.broken != BrokenRule::Chains {
             return Verdict::Behind;
         }
-        if seq > last + 1 && self.rules.broken != BrokenRule::Gaps {
+        if seq > last + 1 {
             return Verdict::Gap(last);
         }
         let floor = if self.rules.broken == BrokenRule::BasePerCall { call.floor_before } else { self.floor };

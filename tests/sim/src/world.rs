@@ -146,6 +146,10 @@ impl World {
         for client in 0..clients {
             world.clients[client].plain = world.profile.clients[client].plain;
         }
+        // Recorded and compared runs are about editing; the product's client gives a borrowed name up by itself.
+        if world.profile.namesake && !options.record && !options.comparable {
+            world.clients[clients - 1].id = world.clients[0].id.clone();
+        }
         for _ in 0..world.profile.pods {
             let document = world.open()?;
             world.pods.push(Pod::new(document, 0));

@@ -63,6 +63,16 @@ fn a_store_that_appends_what_is_made_on_entries_that_others_came_between_is_noti
 }
 
 #[test]
+fn a_store_that_does_not_ask_whose_a_name_is_is_noticed() {
+    assert_noticed(Options { broken_rule: BrokenRule::Owners, ..Options::default() });
+}
+
+#[test]
+fn a_store_that_takes_calls_of_another_history_is_noticed() {
+    assert_noticed(Options { broken_rule: BrokenRule::Forks, ..Options::default() });
+}
+
+#[test]
 fn acknowledging_before_a_follower_has_it_is_noticed() {
     assert_noticed_in(broken(Mutation::AcknowledgeUndurable), |seed| Schedule::of(seed).replicated());
 }

@@ -136,7 +136,11 @@ impl Desk {
 
     /// The commit script's part for one entry; other pods append through it too.
     pub(crate) fn append(&mut self, entry: Entry) -> Verdict {
-        let last = self.rows.get(&entry.identity.id).map_or((0, 0), |row| (row.last_seq, row.version));
+        let row = self.rows.get(&entry.identity.id);
+        let last = row.map_or((0, 0), |row| (row.last_seq, row.version));
+        if row.is_some_and(|row| row.owner != entry.user_id) {
+            return Verdict::Gap(last.0);
+        }
         if entry.identity.seq <= last.0 {
             return Verdict::Dup(last.1);
         }

@@ -135,7 +135,7 @@ impl Document {
         for id in nameless {
             // What the store would say of them. The client keeps them, and sends them under a name of its own.
             self.refuse_pending(id, 0, Refusal::new(Code::SeqGap, not_owner().message));
-            if let Some(joining) = self.connections.get_mut(&id).and_then(Connection::joining) {
+            if let Some(joining) = self.connections.get_mut(&id).and_then(|connection| connection.joining()) {
                 joining.is_foreign = true;
             }
         }

@@ -97,9 +97,11 @@ impl Stream {
     /// # Errors
     /// `WouldBlock` when that is nothing; else the socket failed.
     pub fn try_write_vectored(&self, slices: &[IoSlice<'_>]) -> io::Result<usize> {
-        match &self.tls {
-            None => self.tcp.try_write_vectored(slices),
-            Some(tls) => tls.write(&self.tcp, slices),
+        match (&self.tls, slices) {
+            // Nearly always: without a list the kernel has less to check.
+            (None, [slice]) => self.tcp.try_write(slice),
+            (None, _) => self.tcp.try_write_vectored(slices),
+            (Some(tls), _) => tls.write(&self.tcp, slices),
         }
     }
 

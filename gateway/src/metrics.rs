@@ -178,7 +178,11 @@ impl Default for Metrics {
         registry.register("edit_commit_seconds", "An edit, from sending to answer", m.edit_commit_seconds.clone());
         registry.register("deliveries", "Edits written to sockets", m.deliveries.clone());
         registry.register("edit_delivery_seconds", "Commit to socket write", m.edit_delivery_seconds.clone());
-        registry.register("slow_consumers", "Connections closed for not reading", m.slow_consumers.clone());
+        registry.register(
+            "slow_consumers",
+            "Connections that read too slowly: told to join again, or closed",
+            m.slow_consumers.clone(),
+        );
         registry.register("certificate_failures", "Unusable new certificates", m.certificate_failures.clone());
         registry.register("divergence", "Copies found to differ", m.divergence.clone());
         let left = m.drain_connections_left.clone();

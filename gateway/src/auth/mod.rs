@@ -33,7 +33,7 @@ use crate::{clock::unix_s, config::Jwt, metrics::Metrics};
 pub const LEEWAY_SECONDS: u64 = 30;
 /// A longer token is somebody's mistake or attack; browsers' headers are smaller.
 const TOKEN_BYTES_MAX: usize = 8 * 1024;
-/// Keys that are tried with one token: of a set without names not every key, at some 0.1 ms each.
+/// Keys that are tried with one token: of a set without names not every key, at up to 0.1 ms each.
 const CANDIDATES_MAX: usize = 16;
 /// How long a demo token lives.
 const DEMO_SECONDS: u64 = 3600;

@@ -9,12 +9,14 @@ use crate::{
     names::{ADMIN_PORT, Component, GATEWAY_PORT, REDIS_PORT, REDIS_USER, SERVING_LABEL},
     validate::{Cluster, Problem, key_sources},
 };
-use collab_api::policy::PauseScope;
+use collab_api::{gateway::Gateway, policy::PauseScope};
 
 /// Where the Secrets and the ConfigMap are mounted: whole directories, because a file mounted by `subPath` never changes.
 const MOUNTS: &str = "/etc/collab";
 /// What the file of a token key is called, whatever its key in the Secret is.
 const KEY_FILE: &str = "key";
+/// The variable that tells a gateway its namespace.
+const NAMESPACE: &str = "POD_NAMESPACE";
 /// Seconds between two probes of readiness: how late a pod joins or leaves the Service.
 const READINESS_PERIOD_SECONDS: u32 = 3;
 
@@ -96,7 +98,7 @@ fn container(cluster: &Cluster) -> Value {
         "name": "gateway",
         "image": gateway_image(cluster),
         "args": arguments(cluster),
-        "env": gateway.env,
+        "env": environment(gateway),
         "ports": [
             {"name": "http", "containerPort": GATEWAY_PORT, "protocol": "TCP"},
             {"name": "admin", "containerPort": ADMIN_PORT, "protocol": "TCP"},
@@ -117,6 +119,13 @@ fn container(cluster: &Cluster) -> Value {
         },
         "volumeMounts": mounts,
     })
+}
+
+/// The namespace, for traces, unless the cluster says another; and what else the cluster says.
+fn environment(gateway: &Gateway) -> Vec<Value> {
+    let namespace = json!({"name": NAMESPACE, "valueFrom": {"fieldRef": {"fieldPath": "metadata.namespace"}}});
+    let own = (!gateway.env.iter().any(|variable| variable.name == NAMESPACE)).then_some(namespace);
+    own.into_iter().chain(gateway.env.iter().map(|variable| json!(variable))).collect()
 }
 
 fn gateway_image(cluster: &Cluster) -> &str {

@@ -93,16 +93,21 @@ pub(crate) async fn run(inner: Arc<Inner>, id: Arc<str>, mail: mpsc::Receiver<Bo
             },
         };
         match opened {
-            Ok((mut document, mut subscription)) => match task.serve(&mut document, &mut subscription).await {
-                End::Closed => break,
-                End::Reopen => given_up = Some(document),
-                End::Broken(trouble) => {
-                    tracing::error!(document = %task.id, %trouble, "the document is closed");
-                    task.say_rejoin();
-                    task.refuse(&trouble.refusal()).await;
-                    break;
+            Ok((mut document, mut subscription)) => {
+                let end = task.serve(&mut document, &mut subscription).await;
+                // Nobody drives its calls any more; one that has begun may hold what the next ones of all documents need.
+                task.forget();
+                match end {
+                    End::Closed => break,
+                    End::Reopen => given_up = Some(document),
+                    End::Broken(trouble) => {
+                        tracing::error!(document = %task.id, %trouble, "the document is closed");
+                        task.say_rejoin();
+                        task.refuse(&trouble.refusal()).await;
+                        break;
+                    }
                 }
-            },
+            }
             Err(trouble) => {
                 tracing::warn!(document = %task.id, %trouble, "the document cannot be opened");
                 task.refuse(&trouble.refusal()).await;
@@ -518,7 +523,7 @@ impl Task {
         self.inner.parts.metrics.edit_delivery_seconds.observe(seconds);
     }
 
-    /// Before the document is opened anew: calls of the old copy are of no interest.
+    /// Calls of a copy that has ended are of no interest.
     fn forget(&mut self) {
         self.work = FuturesUnordered::new();
         self.behind.clear();

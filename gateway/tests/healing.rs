@@ -2,16 +2,26 @@
 #![allow(clippy::unwrap_used, missing_docs, unreachable_pub)]
 
 mod editor;
+#[path = "pressure/proxy.rs"]
+mod proxy;
 mod servers;
 
+use std::time::Duration;
+
 use editor::{Editor, Gateway};
+use proxy::Proxy;
 use redis::{AsyncCommands, aio::MultiplexedConnection};
 use servers::{Engine, Server, eventually, run, scripts};
+
+/// One way to a server that answers slowly: connecting to it takes several of these.
+const SLOW: Duration = Duration::from_millis(50);
 
 /// A primary with a follower, and gateways that know both.
 struct Stage {
     primary: Server,
     follower: Server,
+    /// How the gateways reach the follower.
+    way: Proxy,
     gateways: Vec<Gateway>,
 }
 
@@ -23,12 +33,13 @@ impl Stage {
             primary.client().await.set::<_, _, ()>(format!("doc:d:access:{user}"), "write").await.unwrap();
         }
         follower.follow(&primary).await;
-        let both = format!("{},{}", primary.address(), follower.address());
+        let way = Proxy::to(follower.address()).await;
+        let both = format!("{},{}", primary.address(), way.address);
         let mut started = Vec::new();
         for _ in 0..gateways {
             started.push(Gateway::start(&both).await);
         }
-        Self { primary, follower, gateways: started }
+        Self { primary, follower, way, gateways: started }
     }
 
     fn addresses(&self) -> Vec<std::net::SocketAddr> {
@@ -112,6 +123,25 @@ async fn a_gateway_puts_back_what_it_heard_from_one_that_died() {
     stage.gateways[0].kill();
     assert_eq!(stage.fail_over().await, 80);
     let after = [tokens("annz", 20), tokens("bobz", 20)];
+    tokio::join!(ann.type_all(after[0].clone()), bob.type_all(after[1].clone()));
+    stage.agree(&mut [&mut ann, &mut bob], &[before, lost, after].concat()).await;
+}
+
+/// What a copy of a document asked for before it gave up may hold the way to the store: nothing waits behind it.
+#[tokio::test]
+async fn a_new_primary_that_answers_slowly_holds_up_nobody_for_ever() {
+    let mut stage = Stage::new(&["ann", "bob", "eve"], 1).await;
+    let at = stage.addresses();
+    let (mut ann, mut bob) = (Editor::new("ann", "d", &at, 1), Editor::new("bob", "d", &at, 2));
+    let before = [tokens("annx", 10), tokens("bobx", 10)];
+    tokio::join!(ann.type_all(before[0].clone()), bob.type_all(before[1].clone()));
+    stage.cut_off_the_follower().await;
+    let lost = [tokens("anny", 10), tokens("boby", 10)];
+    tokio::join!(ann.type_all(lost[0].clone()), bob.type_all(lost[1].clone()));
+    stage.way.delay(SLOW);
+    stage.way.delay_unevenly(SLOW);
+    assert_eq!(stage.fail_over().await, 20);
+    let after = [tokens("annz", 10), tokens("bobz", 10)];
     tokio::join!(ann.type_all(after[0].clone()), bob.type_all(after[1].clone()));
     stage.agree(&mut [&mut ann, &mut bob], &[before, lost, after].concat()).await;
 }

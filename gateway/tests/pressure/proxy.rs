@@ -19,8 +19,12 @@ use tokio::{
 pub struct Proxy {
     pub address: String,
     delay_ms: Arc<AtomicU64>,
+    step_ms: Arc<AtomicU64>,
     holds_answers: Arc<AtomicBool>,
 }
+
+/// Ways of different length, in turn; see [`Proxy::delay_unevenly`].
+const WAYS: u64 = 4;
 
 impl Proxy {
     pub async fn to(server: String) -> Self {
@@ -28,12 +32,17 @@ impl Proxy {
         let proxy = Self {
             address: listener.local_addr().unwrap().to_string(),
             delay_ms: Arc::default(),
+            step_ms: Arc::default(),
             holds_answers: Arc::default(),
         };
-        let (delay_ms, holds_answers) = (Arc::clone(&proxy.delay_ms), Arc::clone(&proxy.holds_answers));
+        let (common, holds_answers) = (Arc::clone(&proxy.delay_ms), Arc::clone(&proxy.holds_answers));
+        let step_ms = Arc::clone(&proxy.step_ms);
         tokio::spawn(async move {
+            let mut ways = (0..WAYS).cycle();
             while let Ok((near, _)) = listener.accept().await {
                 let Ok(far) = TcpStream::connect(&server).await else { continue };
+                let own = step_ms.load(Ordering::Relaxed) * ways.next().unwrap_or(0);
+                let delay_ms = if own > 0 { Arc::new(AtomicU64::new(own)) } else { Arc::clone(&common) };
                 let ((near_read, near_write), (far_read, far_write)) = (near.into_split(), far.into_split());
                 tokio::spawn(carry(near_read, far_write, Arc::clone(&delay_ms), Arc::default()));
                 tokio::spawn(carry(far_read, near_write, Arc::clone(&delay_ms), Arc::clone(&holds_answers)));
@@ -45,6 +54,11 @@ impl Proxy {
     /// How long everything is held up from now on.
     pub fn delay(&self, delay: Duration) {
         self.delay_ms.store(u64::try_from(delay.as_millis()).unwrap(), Ordering::Relaxed);
+    }
+
+    /// How long each connection made from now on is held up: not at all, by one step, two or three, in turn.
+    pub fn delay_unevenly(&self, step: Duration) {
+        self.step_ms.store(u64::try_from(step.as_millis()).unwrap(), Ordering::Relaxed);
     }
 
     /// Whether what the server answers waits here.

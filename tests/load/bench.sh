@@ -61,3 +61,4 @@ COLLAB_BENCH_PEERS=$peers cargo bench "${built[@]}" --package load
 say "all figures"
 printf '| what | figure | target | peers in the same run | verdict |\n|---|---|---|---|---|\n'
 cat "$COLLAB_BENCH_ROWS"
+printf '\nWhy a target is missed is told in ARCHITECTURE.md.\n'

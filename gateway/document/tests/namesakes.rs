@@ -11,6 +11,16 @@ fn namesake() -> Join {
     Join { client_id: "c1".into(), ..join(2) }
 }
 
+/// Another pod has the second user's edit in the log, under the name and the number of the first user's.
+fn theirs_comes_first(desk: &mut Desk) {
+    let mut theirs = entry("c1", 1, "far", 0, insert(0, "theirs"));
+    theirs.user_id = "u2".into();
+    desk.append(theirs);
+    let tail = desk.log.clone();
+    desk.input(Input::Learned(tail));
+    desk.release();
+}
+
 #[test]
 fn an_owner_comes_back_where_another_user_waits_under_the_name() {
     let mut desk = Desk::new();
@@ -33,12 +43,7 @@ fn an_edit_of_another_user_is_not_taken_for_the_one_that_has_its_name_and_number
     desk.join(1);
     desk.hold = true;
     desk.edit(1, 0, 1, insert(0, "mine"));
-    let mut theirs = entry("c1", 1, "far", 0, insert(0, "theirs"));
-    theirs.user_id = "u2".into();
-    desk.append(theirs);
-    let tail = desk.log.clone();
-    desk.input(Input::Learned(tail));
-    desk.release();
+    theirs_comes_first(&mut desk);
     // Neither acknowledged nor confirmed: the client keeps it, and sends it under a name of its own.
     assert_eq!(desk.events(1), [Event::Rejoin]);
     assert_eq!(desk.text(), "theirsabc");
@@ -56,12 +61,7 @@ fn a_join_ends_when_the_name_becomes_another_users() {
     let lookup = Lookup { role: Role::Write, rows: Vec::new(), tail: Vec::new(), more: false };
     assert!(matches!(desk.held.pop(), Some(Command::Lookup { .. })));
     desk.input(Input::LookedUp { connection: ConnectionId(1), result: Ok(lookup) });
-    let mut theirs = entry("c1", 1, "far", 0, insert(0, "theirs"));
-    theirs.user_id = "u2".into();
-    desk.append(theirs);
-    let tail = desk.log.clone();
-    desk.input(Input::Learned(tail));
-    desk.release();
+    theirs_comes_first(&mut desk);
     let refusals: Vec<Code> = desk
         .take(1)
         .into_iter()

@@ -71,7 +71,9 @@ pub(crate) struct Lost {
 impl Healing {
     /// An entry that becomes the head. Gives back the edit of the list that it is, if it is one.
     fn learn(&mut self, entry: &Canonical) -> Option<Lost> {
-        let place = self.list.iter().position(|lost| lost.identity == entry.identity);
+        // Where another user has a client's name now, its edits are still to be put back; the store will refuse them.
+        let is_it = |lost: &Lost| lost.identity == entry.identity && lost.user_id == entry.user_id;
+        let place = self.list.iter().position(is_it);
         let met = carry(self.list.iter_mut().take(place.unwrap_or(usize::MAX)), Delta::clone(&entry.ops));
         let lost = self.list.remove(place?)?;
         let place = place?;

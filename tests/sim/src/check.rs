@@ -75,7 +75,8 @@ fn tokens(world: &World) -> Result<(), Broken> {
         let kept = typed.saved || !typed.refused && !typed.plain;
         // What a lost primary alone had is gone. Nobody was told that it was saved if that promises a follower.
         let excused = world.lost_tail && !(typed.saved && world.schedule.replicated);
-        let owed = world.owed.iter().any(|(_, owed)| owed == token);
+        // Nor can be put back what stood under a name that is another user's in the history that goes on.
+        let owed = !world.has_namesake && world.owed.iter().any(|(_, owed)| owed == token);
         let least = usize::from(kept && !excused || owed);
         if found.len() > 1 + usize::from(typed.renamed) || found.len() < least {
             let owed = if owed { ", which a pod had to put back," } else { "" };

@@ -87,6 +87,8 @@ pub(crate) struct World {
     pub(crate) forgets_lost: bool,
     pub(crate) compare_and_set: bool,
     pub(crate) comparable: bool,
+    /// The last client began under the first one's name.
+    pub(crate) has_namesake: bool,
     trace: bool,
 }
 
@@ -141,13 +143,14 @@ impl World {
             compare_and_set: options.compare_and_set,
             comparable: options.comparable,
             trace: options.trace,
+            has_namesake: profile.namesake && !options.record && !options.comparable,
             profile,
         };
         for client in 0..clients {
             world.clients[client].plain = world.profile.clients[client].plain;
         }
         // Recorded and compared runs are about editing; the product's client gives a borrowed name up by itself.
-        if world.profile.namesake && !options.record && !options.comparable {
+        if world.has_namesake {
             world.clients[clients - 1].id = world.clients[0].id.clone();
         }
         for _ in 0..world.profile.pods {

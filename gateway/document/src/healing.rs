@@ -386,6 +386,7 @@ impl Document {
                         early.append(&mut joining.early);
                         joining.early = early;
                         (joining.row, joining.reach, joining.prepared) = (None, 0, false);
+                        joining.is_foreign = false;
                         joining.since_ms = now_ms;
                         connection.stage = Stage::Joining(joining);
                     }

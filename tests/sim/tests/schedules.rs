@@ -6,7 +6,7 @@
 use std::thread;
 
 use sim::{
-    Met, Options, Schedule,
+    Options, Schedule,
     many::{Summary, play},
     run,
 };

@@ -385,8 +385,8 @@ impl Document {
                         let mut early = std::mem::take(&mut connection.inbox);
                         early.append(&mut joining.early);
                         joining.early = early;
-                        (joining.row, joining.reach, joining.prepared) = (None, 0, false);
-                        joining.is_foreign = false;
+                        (joining.row, joining.reach) = (None, 0);
+                        (joining.is_foreign, joining.prepared) = (false, false);
                         joining.since_ms = now_ms;
                         connection.stage = Stage::Joining(joining);
                     }

@@ -13,7 +13,7 @@ use crate::{
     access::objection,
     connection::Connection,
     document::{Flight, Origin},
-    edits::{after_refusal, overloaded, refusal},
+    edits::{overloaded, refusal},
     healing::HEALED_SESSION,
 };
 
@@ -273,15 +273,7 @@ impl Document {
         if self.connections.contains_key(&id) {
             return;
         }
-        let mut why = Some(why);
-        for own in gone {
-            let seq = (!own.identity.by_gateway).then_some(own.identity.seq);
-            let mut why = Refusal { seq, ..why.take().unwrap_or_else(after_refusal) };
-            if why.code == Code::SeqGap {
-                why.last_seq.get_or_insert(last_seq);
-            }
-            self.answer(id, own.reply, Err(why));
-        }
+        self.answer_refused(id, last_seq, gone, why);
     }
 
     fn is_front(&mut self, origin: &Origin) -> bool {

@@ -4,7 +4,7 @@
 //! session for edits. Numbers are taken in order; a number that the log has already is answered with its version.
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::{BTreeMap, BTreeSet, VecDeque},
     sync::Arc,
 };
 
@@ -216,12 +216,23 @@ impl Document {
         if connection.chain.pending().is_empty() {
             self.busy.remove(&id);
         }
+        connection.ended |= !gone.is_empty();
+        let last_seq = connection.last_seq;
+        self.answer_refused(id, last_seq, gone, why);
+        self.check_pause(id);
+    }
+
+    /// Answers edits of a session that are not in the log: the first for this reason, the others because it was.
+    pub(crate) fn answer_refused(&mut self, id: ConnectionId, last_seq: u64, gone: VecDeque<Own>, why: Refusal) {
         let mut why = Some(why);
         for own in gone {
             let seq = (!own.identity.by_gateway).then_some(own.identity.seq);
-            self.refuse_edit(id, own.reply, seq, why.take().unwrap_or_else(after_refusal));
+            let mut why = Refusal { seq, ..why.take().unwrap_or_else(after_refusal) };
+            if why.code == Code::SeqGap {
+                why.last_seq.get_or_insert(last_seq);
+            }
+            self.answer(id, own.reply, Err(why));
         }
-        self.check_pause(id);
     }
 
     /// Reads a connection no further while too much of it waits, and goes on when half of that is done.
@@ -370,7 +381,7 @@ pub(crate) fn overloaded(message: &str) -> Refusal {
     Refusal { retry_after_ms: Some(RETRY_MS), ..refusal(Code::Overloaded, message) }
 }
 
-pub(crate) fn after_refusal() -> Refusal {
+fn after_refusal() -> Refusal {
     refusal(Code::SeqGap, "an earlier edit of this session was refused; join again")
 }
 

@@ -62,14 +62,10 @@ fn a_join_ends_when_the_name_becomes_another_users() {
     assert!(matches!(desk.held.pop(), Some(Command::Lookup { .. })));
     desk.input(Input::LookedUp { connection: ConnectionId(1), result: Ok(lookup) });
     theirs_comes_first(&mut desk);
-    let refusals: Vec<Code> = desk
-        .take(1)
-        .into_iter()
-        .map(|got| match got {
-            common::Got::Answer(_, Err(refusal)) => refusal.code,
-            other => panic!("the early edit and the join are refused, nothing else: {other:?}"),
-        })
-        .collect();
-    assert_eq!(refusals, [Code::SeqGap, Code::BadRequest]);
+    let refusals = desk.take(1).into_iter().map(|got| {
+        let common::Got::Answer(_, Err(refusal)) = got else { panic!("the edit and the join are refused: {got:?}") };
+        refusal.code
+    });
+    assert_eq!(refusals.collect::<Vec<_>>(), [Code::SeqGap, Code::BadRequest]);
     assert_eq!(desk.text(), "theirsabc");
 }

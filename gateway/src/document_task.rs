@@ -239,21 +239,20 @@ impl Task {
         renewal.reset();
         let mut rereading = tokio::time::interval(access::READ_AGAIN);
         rereading.reset();
-        let mut idle_since: Option<Instant> = None;
+        let mut unused_since: Option<Instant> = None;
         loop {
             let draining = *self.draining.borrow();
             // Whoever lost the transport may come back, but not to a pod that drains: its rows end with its lease.
-            let is_unused = document.is_idle() || draining && self.outboxes.is_empty() && document.missing() == 0;
-            let is_idle = is_unused && self.work.is_empty() && document.is_presence_written();
-            idle_since = if is_idle { idle_since.or_else(|| Some(Instant::now())) } else { None };
-            let linger = if draining { LINGER_DRAINING } else { LINGER };
-            let remember = self.remember_until().filter(|_| !draining);
-            let due = idle_since.map(|since| (since + linger).max(remember.unwrap_or(since)));
+            let is_unused = if draining { document.is_left() } else { document.is_idle() };
+            // What others go on typing elsewhere, and what is read of it, keeps nothing open here.
+            unused_since =
+                (is_unused && document.is_presence_written()).then(|| unused_since.unwrap_or_else(Instant::now));
+            let due = unused_since.map(|since| if draining { since + LINGER_DRAINING } else { self.kept_until(since) });
             if due.is_some_and(|due| due <= Instant::now()) {
                 if self.inner.close_unused(&self.id, &self.mail) {
                     return End::Closed;
                 }
-                idle_since = Some(Instant::now());
+                unused_since = Some(Instant::now());
                 continue;
             }
             let tick = document

@@ -124,7 +124,8 @@ async fn fifty_typing_editors_move_at_the_rate_and_nothing_is_lost_or_doubled() 
         "at most {most} closes within a second, the last after {:?}, the end after {took:?}",
         *closes.last().unwrap() - began
     );
-    assert!(took < Duration::from_secs(15), "4 s of closes took {took:?}");
+    // The others go on typing in the same documents, which keeps none of them open.
+    assert!(took < Duration::from_secs(8), "4 s of closes took {took:?}");
     // What each was told, and when it was closed.
     let mut told: Vec<(u64, Instant)> = Vec::new();
     for editor in editors.iter().filter(|editor| drained(editor).next().is_some()) {

@@ -11,7 +11,8 @@ use std::time::Duration;
 use editor::{Editor, Gateway};
 use proxy::Proxy;
 use redis::{AsyncCommands, aio::MultiplexedConnection};
-use servers::{Engine, Server, eventually, run, scripts};
+use servers::{Engine, PATIENCE, Server, eventually, run, scripts, within};
+use tokio_util::sync::CancellationToken;
 
 /// One way to a server that answers slowly: connecting to it takes several of these.
 const SLOW: Duration = Duration::from_millis(50);
@@ -182,4 +183,24 @@ async fn two_hundred_lost_edits_are_put_back_in_a_few_calls() {
 
 async fn version(client: &mut MultiplexedConnection) -> u64 {
     client.hget("{doc:d}:meta", "v").await.unwrap_or(0)
+}
+
+/// Ten seconds for people to come back and thirty for entries to be remembered, counted from when nobody was left.
+#[tokio::test]
+async fn a_document_that_nobody_uses_here_is_closed_although_others_type_elsewhere() {
+    let stage = Stage::new(&["ann", "bob"], 2).await;
+    let at = stage.addresses();
+    let (mut ann, mut bob) = (Editor::new("ann", "d", &at[..1], 1), Editor::new("bob", "d", &at[1..], 2));
+    ann.until("ann is in", Editor::is_joined).await;
+    let stop = CancellationToken::new();
+    let typing = async {
+        let typed = bob.type_until(&stop).await;
+        assert!(!typed.is_empty());
+    };
+    let closing = async {
+        drop(ann);
+        within(2 * PATIENCE, "it is closed", async || stage.gateways[0].documents() == 0).await;
+        stop.cancel();
+    };
+    tokio::join!(typing, closing);
 }

@@ -88,8 +88,8 @@ pub struct Document {
     pub(crate) now_ms: u64,
     /// The cursors of other pods are not known; they are asked for when it is known that there are any.
     pub(crate) ask_for_cursors: bool,
-    /// Somebody has joined since the document was opened.
-    pub(crate) had_clients: bool,
+    /// Somebody has joined, or edits were put back, since the last snapshot for the last one who left.
+    pub(crate) save_when_left: bool,
     /// This copy has given up; all that is left to do is to say so.
     pub(crate) reopening: bool,
     pub(crate) out: Vec<Command>,
@@ -129,6 +129,8 @@ pub(crate) struct Saving {
     version: Version,
     tail: (usize, usize),
     since_ms: u64,
+    /// Because the last client has left.
+    last_left: bool,
 }
 
 impl Document {
@@ -179,7 +181,7 @@ impl Document {
             now_ms,
             cursors: Cursors::default(),
             lookups: BTreeMap::new(),
-            had_clients: false,
+            save_when_left: false,
             reopening: false,
             out: Vec::new(),
         })
@@ -257,15 +259,19 @@ impl Document {
         self.history.rope().to_delta()
     }
 
-    /// Whether nobody is connected and nothing is under way, so that the document may be closed.
+    /// Whether nobody is connected, nothing is under way and nobody is expected back, so that the document may be closed.
     pub fn is_idle(&self) -> bool {
+        self.is_left() && !self.presence.has_rows()
+    }
+
+    /// Whether nobody is connected and nothing is under way. People whose transport was lost may still come back.
+    pub fn is_left(&self) -> bool {
         self.connections.is_empty()
             && self.draining.is_empty()
             && self.flight.is_none()
             && self.healing.is_none()
             && self.saving.is_none()
             && self.durability.waiting() == 0
-            && !self.presence.has_rows()
     }
 
     /// Whether the store has all of this pod's presence rows as they are to be.
@@ -320,7 +326,7 @@ impl Document {
             }
         }
         if self.saving.is_some_and(|saving| saving.since_ms.saturating_add(SAVE_AGAIN_MS) <= now_ms) {
-            self.saving = None;
+            self.forget_saving();
         }
         self.refuse_late(now_ms);
         self.tell_not_durable(now_ms);
@@ -339,10 +345,11 @@ impl Document {
         }
     }
 
-    /// Stores a snapshot when opening would be slow, and when the last client has left.
+    /// Stores a snapshot when opening would be slow, and once when the last client has left. Others may go on typing on
+    /// other pods, which take theirs.
     fn save(&mut self, now_ms: u64) {
         let tail = self.history.tail();
-        let last_left = self.had_clients && self.connections.is_empty() && self.draining.is_empty() && tail.0 > 0;
+        let last_left = self.connections.is_empty() && self.draining.is_empty();
         if self.saving.is_some()
             || self.healing.is_some()
             || self.away_since_ms.is_some()
@@ -352,9 +359,15 @@ impl Document {
         }
         // Pods that only read leave it to those that write, unless those do not do it.
         let times = if self.wrote_since_save { 1 } else { READER_SAVES_AFTER };
-        if last_left || self.history.snapshot_due(&self.settings, times) {
+        let is_due = if last_left {
+            self.save_when_left && tail.0 > 0
+        } else {
+            self.history.snapshot_due(&self.settings, times)
+        };
+        if is_due {
             let snapshot = self.history.snapshot(self.settings.mutation);
-            self.saving = Some(Saving { version: snapshot.at.version, tail, since_ms: now_ms });
+            self.saving = Some(Saving { version: snapshot.at.version, tail, since_ms: now_ms, last_left });
+            self.save_when_left &= !last_left;
             self.out.push(Command::Save(Arc::new(snapshot)));
         }
     }
@@ -365,6 +378,11 @@ impl Document {
             self.saving = None;
             self.wrote_since_save = false;
         }
+    }
+
+    /// Its answer is not waited for any more.
+    pub(crate) fn forget_saving(&mut self) {
+        self.save_when_left |= self.saving.take().is_some_and(|saving| saving.last_left);
     }
 
     fn on_store_away(&mut self, away: bool, now_ms: u64) {

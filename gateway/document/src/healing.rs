@@ -139,6 +139,7 @@ impl Document {
         let missing = healing.list.len();
         self.healing = (missing > 0).then_some(healing);
         self.wrote_since_save |= missing > 0;
+        self.save_when_left |= missing > 0;
         self.start_anew(now_ms);
         Ok(Reopened { common, found, missing, given_up })
     }
@@ -358,7 +359,7 @@ impl Document {
         self.vain_fetches = 0;
         self.fetch_wanted = false;
         self.away_since_ms = None;
-        self.saving = None;
+        self.forget_saving();
         // A lookup or a verdict tells.
         self.newline_seq = 0;
         self.newline_wanted = false;

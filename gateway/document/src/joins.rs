@@ -310,7 +310,7 @@ impl Document {
             (None, Form::Delta | Form::Quill) => JoinedContent::Ops(rope.to_delta()),
         };
         self.joining.remove(&id);
-        self.had_clients = true;
+        self.save_when_left = true;
         let user = connection.user.clone();
         if !connection.present {
             self.presence.join(&user, now_ms);

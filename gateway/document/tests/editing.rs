@@ -420,6 +420,30 @@ fn what_a_leaving_client_sent_is_committed() {
 }
 
 #[test]
+fn the_last_one_who_leaves_takes_one_snapshot_whatever_others_type_elsewhere() {
+    let settings = Settings { snapshot_tail_entries: 5, ..Settings::default() };
+    let mut desk = Desk::with(settings, Delta::new());
+    desk.join(1);
+    desk.edit(1, 0, 1, insert(0, "x"));
+    desk.leave(1, Leaving::Said);
+    let saves = |desk: &Desk| desk.commands.iter().filter(|command| matches!(command, Command::Save(_))).count();
+    assert_eq!(saves(&desk), 1);
+    desk.input(Input::Saved(1));
+    for seq in 1..=20 {
+        desk.append(entry("other", seq, "far", seq, insert(0, "y")));
+        desk.input(Input::Learned(vec![desk.log.last().unwrap().clone()]));
+    }
+    assert_eq!((saves(&desk), desk.document.is_idle()), (1, true));
+    // Whoever comes and goes takes one again, and once more where it is not answered.
+    desk.join(2);
+    desk.leave(2, Leaving::Said);
+    assert_eq!((saves(&desk), desk.document.is_idle()), (2, false));
+    desk.now_ms += 60_000;
+    desk.input(Input::Tick);
+    assert_eq!(saves(&desk), 3);
+}
+
+#[test]
 fn a_reply_from_another_history_makes_everybody_join_again() {
     let mut desk = Desk::new();
     desk.join(1);

@@ -10,7 +10,7 @@ use std::{
 
 use document::{Document, Input, Reopened, Version};
 
-use super::{Done, Task, now_ms};
+use super::{Done, LINGER, Task, now_ms};
 use crate::{
     bus::Subscription,
     document_io::{self as io, Trouble},
@@ -27,12 +27,14 @@ const GIVE_UP: Duration = Duration::from_secs(60);
 const RETRY: Duration = Duration::from_millis(200);
 
 impl Task {
-    /// Until when the document is kept although nobody uses it. Only a store with followers loses entries.
-    pub(super) fn remember_until(&self) -> Option<Instant> {
-        match self.inner.parts.store {
-            Store::Redis(_) => self.grew.map(|grew| grew + REMEMBER),
+    /// Until when the document is kept that nobody has used since then. Only a store with followers loses entries, and
+    /// those who go on elsewhere remember what came after that.
+    pub(super) fn kept_until(&self, unused_since: Instant) -> Instant {
+        let remembered = match self.inner.parts.store {
+            Store::Redis(_) => self.grew.map(|grew| grew.min(unused_since) + REMEMBER),
             Store::Memory(_) => None,
-        }
+        };
+        (unused_since + LINGER).max(remembered.unwrap_or(unused_since))
     }
 
     /// Another server is the primary, or it was restarted: the head may not be a point of the log any more.

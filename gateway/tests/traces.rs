@@ -279,9 +279,12 @@ async fn without_a_collector_there_are_no_traces_and_with_one_that_refuses_it_is
             tokio::spawn(hyper::server::conn::http1::Builder::new().serve_connection(TokioIo::new(stream), service));
         }
     });
-    let pod = Pod::start_in(&server.address(), &["--otlp-endpoint", &endpoint], &ALL);
+    let mut pod = Pod::start_in(&server.address(), &["--otlp-endpoint", &endpoint], &ALL);
     let mut ann = Editor::new("ann", "d", &[pod.address], 1);
     ann.type_all((0..50).map(|n| format!("y{n}")).collect()).await;
     eventually("it was asked more than once", async || *asked.lock().unwrap() > 1).await;
+    eventually("it is said", async || complaints(&pod) > 0).await;
+    pod.signal("KILL");
+    pod.exit_code().await;
     assert_eq!(complaints(&pod), 1, "{:?}", pod.log());
 }

@@ -10,6 +10,7 @@ use std::{
     net::SocketAddr,
     process::{Child, Command, Stdio},
     sync::{Arc, Mutex, mpsc},
+    thread::JoinHandle,
 };
 
 use serde_json::Value;
@@ -28,6 +29,7 @@ pub struct Pod {
     pub admin: SocketAddr,
     child: Child,
     log: Arc<Mutex<Vec<Value>>>,
+    logging: JoinHandle<()>,
     _secret: tempfile::NamedTempFile,
 }
 
@@ -44,7 +46,7 @@ impl Pod {
         let lines = BufReader::new(child.stderr.take().unwrap()).lines();
         let log = Arc::new(Mutex::new(Vec::new()));
         let (say, said) = mpsc::channel();
-        std::thread::spawn({
+        let logging = std::thread::spawn({
             let log = log.clone();
             move || {
                 for line in lines.map_while(Result::ok) {
@@ -58,7 +60,7 @@ impl Pod {
             let line = said.recv_timeout(PATIENCE).unwrap_or_else(|_| panic!("only this was said: {log:?}"));
             if line["message"] == "ready for connections" {
                 let port = |name: &str| line[name].as_str().unwrap().parse().unwrap();
-                return Pod { address: port("listen"), admin: port("admin"), child, log, _secret: secret };
+                return Pod { address: port("listen"), admin: port("admin"), child, log, logging, _secret: secret };
             }
         }
     }
@@ -69,12 +71,12 @@ impl Pod {
         assert!(sent.success(), "SIG{name}");
     }
 
-    /// Waits for the end; what it exited with.
+    /// Waits for the end, and for the last line of the log; what it exited with.
     pub async fn exit_code(&mut self) -> Option<i32> {
         let mut code = None;
         eventually("the process ends", async || {
             code = self.child.try_wait().unwrap();
-            code.is_some()
+            code.is_some() && self.logging.is_finished()
         })
         .await;
         code.unwrap().code()

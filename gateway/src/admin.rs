@@ -51,7 +51,6 @@ pub struct State {
     store: Store,
     bus: Bus,
     draining: Arc<AtomicBool>,
-    has_been_ready: Arc<AtomicBool>,
 }
 
 impl State {
@@ -60,7 +59,7 @@ impl State {
     /// once, and clients that can be held until the store is back would be turned away, to arrive all together when the
     /// last probe has noticed. What is wrong is told in the answer's text and by `collab_gateway_store_up`.
     pub fn new(metrics: Metrics, store: Store, bus: Bus) -> Self {
-        Self { metrics, store, bus, draining: Arc::default(), has_been_ready: Arc::default() }
+        Self { metrics, store, bus, draining: Arc::default() }
     }
 
     /// The pod drains: from now on `/readyz` says no, unless it is to stay ready.
@@ -79,11 +78,10 @@ impl State {
         if self.draining.load(Ordering::Acquire) {
             return Err("draining");
         }
-        if !self.has_been_ready.load(Ordering::Acquire) {
+        if !self.store.has_answered() {
             self.store_answers().await?;
-            self.has_been_ready.store(true, Ordering::Release);
         }
-        // No question to the store: one that hangs must not make the probe time out.
+        // No other question to the store: one that hangs must not make the probe time out.
         Ok(match (self.store.away(), self.store.unsynced()) {
             (None, None) => "ok\n".to_owned(),
             (None, Some(why)) => format!("ok, but --durability synced: nothing is acknowledged, for {why}\n"),

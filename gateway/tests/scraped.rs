@@ -178,6 +178,28 @@ async fn each_refusal_counts_once_by_its_own_reason() {
     assert_eq!(refused(&alone).await, BTreeMap::from([("max_connections_per_user".to_owned(), 1)]));
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_pod_that_nobody_probed_before_the_store_went_away_is_as_ready_as_the_others() {
+    let mut server = Server::start(Engine::Redis, &[]).await.unwrap();
+    server.client().await.set::<_, _, ()>("doc:d:access:ann", "write").await.unwrap();
+    let serving = Pod::start(&server.address(), &[]);
+    let mut ann = Editor::new("ann", "d", &[serving.address], 1);
+    ann.type_all(vec!["word".into()]).await;
+    server.kill();
+    let newcomer = Pod::start(&server.address(), &[]);
+    for pod in [&serving, &newcomer] {
+        eventually("it is missed", async || pod.metric("collab_gateway_store_up").await == Some(0.0)).await;
+    }
+    let (code, text) = serving.get("/readyz").await;
+    assert!(code == 200 && text.starts_with("ok, but the store takes no changes"), "{code} {text}");
+    assert_eq!(newcomer.get("/readyz").await, (503, "the store does not answer\n".to_owned()));
+    server.start_again().await;
+    eventually("both are ready", async || {
+        serving.get("/readyz").await.1 == "ok\n" && newcomer.get("/readyz").await == (200, "ok\n".to_owned())
+    })
+    .await;
+}
+
 /// Of one edit: some hundred are far more than kernel buffers and an outbox take.
 const EDIT_BYTES: usize = 16 << 10;
 

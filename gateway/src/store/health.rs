@@ -1,12 +1,15 @@
 //! Whether the store takes changes, by what became of the latest ones: commits, and the lease that every pod renews.
 //!
-//! In: outcomes of calls, in Cluster mode by slot. Out: since when there was none that succeeded, and why the last one
-//! failed; of a cluster, whether that is so anywhere. Reading alone says little: a server that is full, read-only or
+//! In: outcomes of calls, in Cluster mode by slot. Out: whether it ever answered; since when there was no call that
+//! succeeded, and why the last one failed; of a cluster, whether that is so anywhere. Reading alone says little: a server that is full, read-only or
 //! without followers still answers.
 
 use std::{
     collections::BTreeMap,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
     time::{Duration, Instant},
 };
 
@@ -21,6 +24,7 @@ const FORGOTTEN_AFTER: Duration = Duration::from_secs(15);
 pub(crate) struct Health {
     /// By slot; `None` outside Cluster mode and before the servers are known. The cluster's slots bound it.
     away: Arc<Mutex<BTreeMap<Option<u16>, Trouble>>>,
+    has_answered: Arc<AtomicBool>,
 }
 
 #[derive(Debug)]
@@ -43,15 +47,26 @@ impl Health {
     /// Takes in what became of a call that changes something, in this slot or anywhere.
     pub(crate) fn saw<T>(&self, slot: Option<u16>, outcome: &Result<T, StoreError>, now: Instant) {
         let mut away = self.away();
-        match outcome {
-            Err(error) if error.is_passing() => {
-                let since = away.get(&slot).map_or(now, |trouble| trouble.since);
-                away.insert(slot, Trouble { since, latest: now, why: error.to_string() });
-            }
-            // Whatever else it says, it can be spoken to.
-            Ok(_) | Err(_) if slot.is_none() => away.clear(),
-            Ok(_) | Err(_) => away.retain(|other, _| other.is_some() && *other != slot),
+        if let Err(error) = outcome
+            && error.is_passing()
+        {
+            let since = away.get(&slot).map_or(now, |trouble| trouble.since);
+            away.insert(slot, Trouble { since, latest: now, why: error.to_string() });
+            return;
         }
+        // Whatever else it says, it can be spoken to.
+        self.heard();
+        away.retain(|other, _| slot.is_some() && other.is_some() && *other != slot);
+    }
+
+    /// It answered something.
+    pub(crate) fn heard(&self) {
+        self.has_answered.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether it ever did.
+    pub(crate) fn has_answered(&self) -> bool {
+        self.has_answered.load(Ordering::Relaxed)
     }
 
     /// `None`: it takes changes, as far as anybody knows.
@@ -88,10 +103,13 @@ mod tests {
         let (health, start) = (Health::default(), Instant::now());
         assert_eq!(health.told(start), None);
         health.saw(None, &failed("one"), start);
+        assert!(!health.has_answered());
         health.saw(None, &failed("two"), start + SECOND);
         assert_eq!(health.told(start + 2 * SECOND), away(2 * SECOND, "two"));
         health.saw(None, &Err::<(), _>(StoreError::Damaged("answered".into())), start + 3 * SECOND);
         assert_eq!(health.told(start + 3 * SECOND), None);
+        health.saw(None, &failed("three"), start + 4 * SECOND);
+        assert!(health.has_answered(), "once is enough");
     }
 
     #[test]

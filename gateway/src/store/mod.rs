@@ -391,6 +391,14 @@ impl Store {
         }
     }
 
+    /// Whether it ever answered.
+    pub fn has_answered(&self) -> bool {
+        match self {
+            Store::Memory(_) => true,
+            Store::Redis(store) => store.has_answered(),
+        }
+    }
+
     /// Whether it answers at all.
     pub async fn ping(&self) -> Result<(), StoreError> {
         either!(self, store => store.ping())

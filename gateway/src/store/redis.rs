@@ -355,7 +355,13 @@ impl RedisStore {
     }
 
     pub(super) async fn ping(&self) -> Result<(), StoreError> {
-        self.rest.query::<Value>("", Cmd::new().arg("PING")).await.map(|_| ())
+        self.rest.query::<Value>("", Cmd::new().arg("PING")).await?;
+        self.health.heard();
+        Ok(())
+    }
+
+    pub(super) fn has_answered(&self) -> bool {
+        self.health.has_answered()
     }
 }
 

@@ -39,6 +39,9 @@ const ARRIVALS_PLAIN: u32 = 10;
 /// The same where each arrival costs a TLS handshake, which is most of the cost of a connection. Not 1: the ticket comes
 /// inside, so that those who have one must get through the handshake.
 const ARRIVALS_TLS: u32 = 2;
+/// As many arrivals as for so many admissions a second are heard however few are admitted: also where the rate is 0 clients
+/// are told when to come back.
+const HEARD_AS_FOR_MIN: u32 = 10;
 
 /// What an arrival costs before its request can be read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -104,7 +107,7 @@ impl Admission {
             metrics,
             tickets,
             draining: AtomicBool::new(false),
-            arrivals: Mutex::new(Bucket::full(rate.saturating_mul(ARRIVALS_PLAIN), now)),
+            arrivals: Mutex::new(Bucket::full(heard(rate, ARRIVALS_PLAIN), now)),
             admissions: Mutex::new(Bucket::full(rate, now)),
             uses: Mutex::new(Uses { by: HashMap::new(), since: now }),
         }
@@ -126,7 +129,7 @@ impl Admission {
             Arrival::Plain => ARRIVALS_PLAIN,
             Arrival::Tls => ARRIVALS_TLS,
         };
-        let rate = self.live.borrow().accept_rate.saturating_mul(factor);
+        let rate = heard(self.live.borrow().accept_rate, factor);
         let is_in = lock(&self.arrivals).take(rate, 0, Instant::now());
         if !is_in {
             self.metrics.refuse("arrivals");
@@ -177,6 +180,11 @@ impl Admission {
     }
 }
 
+/// Arrivals a second.
+fn heard(accept_rate: u32, factor: u32) -> u32 {
+    accept_rate.max(HEARD_AS_FOR_MIN).saturating_mul(factor)
+}
+
 fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
     // Nothing panics while one is held.
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
@@ -197,7 +205,7 @@ impl Bucket {
     /// Takes one unless that would leave less than `reserve`.
     fn take(&mut self, rate: u32, reserve: u32, now: Instant) -> bool {
         let rate = f64::from(rate);
-        self.tokens = (self.tokens + now.saturating_duration_since(self.at).as_secs_f64() * rate).min(rate.max(1.0));
+        self.tokens = (self.tokens + now.saturating_duration_since(self.at).as_secs_f64() * rate).min(rate);
         self.at = now;
         let has_one = self.tokens >= 1.0 + f64::from(reserve);
         if has_one {
@@ -350,6 +358,18 @@ mod tests {
         assert_eq!(heard(Arrival::Tls), 20);
         let text = stage.admission.metrics.text();
         assert!(text.contains("collab_gateway_connections_refused_total{reason=\"arrivals\"} 880"), "{text}");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn at_a_rate_of_zero_nobody_is_admitted_and_everybody_is_heard() {
+        let mut stage = stage(10, 500);
+        stage.settings.send_modify(|live| live.accept_rate = 0);
+        assert!((0..100).all(|_| stage.admission.arrives(Arrival::Plain)));
+        for _ in 0..2 {
+            assert_eq!(stage.enter_with_tickets(10), (0, Some(Later::Rate)));
+            tokio::time::advance(Duration::from_secs(60)).await;
+        }
+        assert!((0..20).all(|_| stage.admission.arrives(Arrival::Tls)));
     }
 
     #[test]

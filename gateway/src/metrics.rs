@@ -12,8 +12,8 @@ use prometheus_client::{
 const SECONDS_BUCKETS: [f64; 14] = [0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0];
 
 /// Why a connection was refused, in the order in which it can happen: `arrivals`, `unheard`, `tls`, `bad_http`,
-/// `slow_request`; a reason of [`crate::upgrade::Refusal`] or [`crate::admission::Later`]; `no_connect`; a code of
-/// [`crate::auth::Denial`], or what cannot answer about the user; `max_connections_per_user`.
+/// `slow_request`; a reason of [`crate::upgrade::Refusal`] or [`crate::admission::Later`]; `no_connect` (not in time, or
+/// something else first); a code of [`crate::auth::Denial`], or what cannot answer about the user; `max_connections_per_user`.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 pub struct Refused {
     /// From a fixed set in the code.

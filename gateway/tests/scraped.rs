@@ -131,7 +131,7 @@ async fn each_refusal_counts_once_by_its_own_reason() {
     let mut count = async |reason: &str| {
         *expected.entry(reason.to_owned()).or_insert(0) += 1;
         // A connection may end a moment after its answer.
-        eventually(reason, async || refused(&pod).await.contains_key(reason)).await;
+        eventually(reason, async || refused(&pod).await.get(reason) >= expected.get(reason)).await;
         assert_eq!(refused(&pod).await, expected);
     };
     for (auth, reason) in [
@@ -162,6 +162,13 @@ async fn each_refusal_counts_once_by_its_own_reason() {
     // A client that says nothing.
     Client::at(pod.address, "").await.close_code().await;
     count("no_connect").await;
+    // Clients that say something else first.
+    for first in [r#"42["join-document","d"]"#, "41", "4nonsense"] {
+        let mut client = Client::at(pod.address, "").await;
+        client.send(first).await;
+        client.close_code().await;
+        count("no_connect").await;
+    }
 
     let full = Pod::start(&server.address(), &["--max-connections=0"]);
     assert_eq!(status(&full, right, version).await, 503);
@@ -172,6 +179,18 @@ async fn each_refusal_counts_once_by_its_own_reason() {
     let later = statuses.iter().filter(|status| **status == 503).count() as u64;
     assert!(later >= 1, "{statuses:?}");
     assert_eq!(refused(&slow).await, BTreeMap::from([("accept_rate".to_owned(), later)]));
+    let shut = Pod::start(&server.address(), &["--accept-rate=0"]);
+    for count in 1..=3 {
+        assert_eq!(status(&shut, right, version).await, 503);
+        assert_eq!(refused(&shut).await, BTreeMap::from([("accept_rate".to_owned(), count)]));
+    }
+    let leaving = Pod::start(&server.address(), &["--drain-rate=1", "--drain-deadline=10m"]);
+    // One a second: it takes longer than what follows.
+    let _kept = join_all((0..60).map(async |n| signed_in(&leaving, &format!("u{n}")).await)).await;
+    leaving.signal("TERM");
+    eventually("it drains", async || leaving.metric("collab_gateway_draining").await == Some(1.0)).await;
+    assert_eq!(status(&leaving, right, version).await, 503);
+    assert_eq!(refused(&leaving).await, BTreeMap::from([("draining".to_owned(), 1)]));
     let alone = Pod::start(&server.address(), &["--max-connections-per-user=1"]);
     let (mut first, _second) = (signed_in(&alone, "ann").await, signed_in(&alone, "ann").await);
     first.close_code().await;

@@ -95,14 +95,22 @@ impl<A: Application> SocketIo<A> {
         SocketIo { application, connect_timeout, connected: 0, connect_by, attachments: None }
     }
 
+    /// The end of a client that does not speak Socket.IO; of one that is not connected it is a refusal.
+    fn malformed(&self, why: Malformed) -> Ending {
+        if self.connect_by.is_some() {
+            self.application.outbox().metrics().refuse("no_connect");
+        }
+        malformed(why)
+    }
+
     async fn packet(&mut self, text: &str) -> Handled {
-        match protocol::decode_packet(text).map_err(malformed)? {
+        match protocol::decode_packet(text).map_err(|why| self.malformed(why))? {
             Packet::Connect { namespace, .. } if !self.application.has_namespace(&namespace) => {
                 self.application.outbox().push_text(&protocol::invalid_namespace(&namespace));
                 Ok(())
             }
             Packet::Connect { namespace, .. } if self.application.is_connected(&namespace) => {
-                Err(malformed(Malformed("a second CONNECT")))
+                Err(self.malformed(Malformed("a second CONNECT")))
             }
             Packet::Connect { namespace, auth } => {
                 self.application.connect(&namespace, auth).await?;
@@ -113,7 +121,7 @@ impl<A: Application> SocketIo<A> {
             Packet::Disconnect { namespace } | Packet::Event { namespace, .. } | Packet::Ack { namespace, .. }
                 if self.connect_by.is_some() && !self.application.is_connected(&namespace) =>
             {
-                Err(malformed(Malformed("a packet before CONNECT")))
+                Err(self.malformed(Malformed("a packet before CONNECT")))
             }
             Packet::Disconnect { namespace } => {
                 if self.application.has_namespace(&namespace) && self.application.is_connected(&namespace) {
@@ -128,7 +136,7 @@ impl<A: Application> SocketIo<A> {
             Packet::Event { namespace, .. } | Packet::Ack { namespace, .. }
                 if !self.application.has_namespace(&namespace) || !self.application.is_connected(&namespace) =>
             {
-                Err(malformed(Malformed("a packet of a namespace that is not connected")))
+                Err(self.malformed(Malformed("a packet of a namespace that is not connected")))
             }
             Packet::Ack { attachments: left, .. } => {
                 self.attachments =
@@ -196,14 +204,14 @@ impl<A: Application> Service for SocketIo<A> {
 
     async fn message(&mut self, text: &str) -> Handled {
         if self.attachments.is_some() {
-            return Err(malformed(Malformed("a packet where an attachment was due")));
+            return Err(self.malformed(Malformed("a packet where an attachment was due")));
         }
         self.packet(text).await
     }
 
     async fn binary(&mut self, bytes: Vec<u8>) -> Handled {
         let Some(mut attachments) = self.attachments.take() else {
-            return Err(malformed(Malformed("an unannounced attachment")));
+            return Err(self.malformed(Malformed("an unannounced attachment")));
         };
         attachments.left -= 1;
         if let Some((_, kept)) = &mut attachments.kept {

@@ -14,6 +14,7 @@ use tokio::{
     task::JoinSet,
 };
 use tokio_tungstenite::{MaybeTlsStream, WebSocketStream, tungstenite::Message};
+use tokio_util::sync::CancellationToken;
 
 use crate::{
     harness::{Client, Gateway, PATIENCE, token},
@@ -62,59 +63,80 @@ async fn unread(address: std::net::SocketAddr, user: &str) -> TcpStream {
     stream
 }
 
-/// Sends until the gateway closes or does not take any more for a while.
-async fn send_all(stream: &mut TcpStream, messages: impl Iterator<Item = Vec<u8>>) {
+/// A gateway, and whether its budget has bitten.
+#[derive(Clone)]
+struct Target {
+    address: std::net::SocketAddr,
+    has_bitten: CancellationToken,
+}
+
+/// Sends until the gateway closes, or its budget has bitten and it does not take any more for a while.
+async fn send_all(stream: &mut TcpStream, target: &Target, messages: impl Iterator<Item = Vec<u8>>) {
     for message in messages {
-        match tokio::time::timeout(Duration::from_millis(300), stream.write_all(&message)).await {
-            Ok(Ok(())) => {}
-            Ok(Err(_)) | Err(_) => return,
+        let mut writing = std::pin::pin!(stream.write_all(&message));
+        loop {
+            match tokio::time::timeout(Duration::from_millis(300), &mut writing).await {
+                Ok(Ok(())) => break,
+                Ok(Err(_)) => return,
+                Err(_) if target.has_bitten.is_cancelled() => return,
+                Err(_) => {}
+            }
         }
     }
 }
 
 type Crowd = JoinSet<TcpStream>;
 
-fn half_messages(crowd: &mut Crowd, address: std::net::SocketAddr) {
+fn half_messages(crowd: &mut Crowd, target: &Target) {
     for number in 0..20 {
+        let target = target.clone();
         crowd.spawn(async move {
-            let mut stream = unread(address, &format!("half {number}")).await;
+            let mut stream = unread(target.address, &format!("half {number}")).await;
             // A megabyte and a half of three.
             let first = frame(0x81, &[b' '; 65_536], 3 << 20);
-            send_all(&mut stream, std::iter::once(first).chain((0..23).map(|_| vec![b' '; 65_536]))).await;
+            send_all(&mut stream, &target, std::iter::once(first).chain((0..23).map(|_| vec![b' '; 65_536]))).await;
             stream
         });
     }
 }
 
-fn joiners_who_do_not_read(crowd: &mut Crowd, address: std::net::SocketAddr) {
+fn joiners_who_do_not_read(crowd: &mut Crowd, target: &Target) {
     for number in 0..20 {
+        let target = target.clone();
         crowd.spawn(async move {
-            let mut stream = unread(address, &format!("joiner {number}")).await;
-            send_all(&mut stream, (0..12).map(|join| text(&format!("42{join}[\"join-document\",\"large-{join}\"]"))))
+            let mut stream = unread(target.address, &format!("joiner {number}")).await;
+            send_all(
+                &mut stream,
+                &target,
+                (0..12).map(|join| text(&format!("42{join}[\"join-document\",\"large-{join}\"]"))),
+            )
+            .await;
+            stream
+        });
+    }
+}
+
+fn askers_who_do_not_read(crowd: &mut Crowd, target: &Target) {
+    for number in 0..3 {
+        let target = target.clone();
+        crowd.spawn(async move {
+            let mut stream = unread(target.address, &format!("asker {number}")).await;
+            send_all(&mut stream, &target, (0..40_000).map(|ask| text(&format!("42{ask}[\"no-such-event\",{{}}]"))))
                 .await;
             stream
         });
     }
 }
 
-fn askers_who_do_not_read(crowd: &mut Crowd, address: std::net::SocketAddr) {
-    for number in 0..3 {
-        crowd.spawn(async move {
-            let mut stream = unread(address, &format!("asker {number}")).await;
-            send_all(&mut stream, (0..40_000).map(|ask| text(&format!("42{ask}[\"no-such-event\",{{}}]")))).await;
-            stream
-        });
-    }
-}
-
-fn early_birds(crowd: &mut Crowd, address: std::net::SocketAddr) {
+fn early_birds(crowd: &mut Crowd, target: &Target) {
     for number in 0..20 {
+        let target = target.clone();
         crowd.spawn(async move {
-            let mut stream = unread(address, &format!("early {number}")).await;
+            let mut stream = unread(target.address, &format!("early {number}")).await;
             let ops = json!([{"insert": "x".repeat(30_000)}]);
             let edit =
                 |n| text(&format!("42{}", json!(["edit", {"documentId": format!("d{n}"), "version": 0, "ops": ops}])));
-            send_all(&mut stream, (0..60).map(edit)).await;
+            send_all(&mut stream, &target, (0..60).map(edit)).await;
             stream
         });
     }
@@ -133,7 +155,7 @@ async fn a_hostile_crowd_cannot_grow_the_pod_beyond_its_budget() {
     let outbox = gateway.server.pod().registry.outboxes().pop().unwrap();
     let budget = outbox.budget().clone();
     drop(outbox);
-    type Start = fn(&mut Crowd, std::net::SocketAddr);
+    type Start = fn(&mut Crowd, &Target);
     for (name, start, effects) in [
         ("half messages", half_messages as Start, &["inbox"][..]),
         ("joiners", joiners_who_do_not_read, &["join", "outbox"]),
@@ -141,7 +163,8 @@ async fn a_hostile_crowd_cannot_grow_the_pod_beyond_its_budget() {
         ("early birds", early_birds, &["edits"]),
     ] {
         let mut crowd = Crowd::new();
-        start(&mut crowd, gateway.address);
+        let target = Target { address: gateway.address, has_bitten: CancellationToken::new() };
+        start(&mut crowd, &target);
         let before = overloads(&gateway, effects);
         let mut most = 0;
         let mut gathering = tokio::spawn(crowd.join_all());
@@ -149,6 +172,9 @@ async fn a_hostile_crowd_cannot_grow_the_pod_beyond_its_budget() {
             let mut streams = None;
             // Until the budget has bitten and nobody sends any more.
             while streams.is_none() || overloads(&gateway, effects) == before {
+                if overloads(&gateway, effects) > before {
+                    target.has_bitten.cancel();
+                }
                 tokio::select! {
                     ended = &mut gathering, if streams.is_none() => streams = Some(ended.unwrap()),
                     () = tokio::task::yield_now() => most = most.max(budget.held()),
@@ -247,7 +273,7 @@ async fn whoever_takes_longer_than_a_heartbeat_to_read_a_large_document_is_not_t
 
 #[tokio::test]
 async fn whoever_answers_heartbeats_and_reads_nothing_is_closed() {
-    let gateway = Gateway::start(Trust::Everything, &["--ping-interval", "400ms", "--ping-timeout", "400ms"]).await;
+    let gateway = Gateway::start(Trust::Everything, &["--ping-interval", "1s", "--ping-timeout", "1s"]).await;
     let url = format!("ws://{}/socket.io/?EIO=4&transport=websocket", gateway.address);
     let (mut ann, _): (WebSocketStream<MaybeTlsStream<TcpStream>>, _) =
         tokio_tungstenite::connect_async(url).await.unwrap();

@@ -69,11 +69,11 @@ async fn whoever_stops_reading_holds_nobody_up_and_catches_up_with_every_version
 
 #[tokio::test]
 async fn a_peer_that_talks_and_never_reads_is_closed() {
-    let flags = ["--ping-interval", "200ms", "--ping-timeout", "200ms"];
+    let flags = ["--ping-interval", "500ms", "--ping-timeout", "500ms"];
     let gateway = Gateway::start(collab_gateway::directory::Trust::Everything, &flags).await;
     let (mut mute, _) = Client::narrow(&gateway, "mute", "d").await;
     let (mut writer, _) = Client::joined(&gateway, "w", "w", "d").await;
-    let by = Instant::now() + PATIENCE;
+    let by = Instant::now() + 3 * PATIENCE;
     let mut seq = 0;
     let mut version = 0;
     while gateway.server.pod().registry.count() > 1 {

@@ -133,7 +133,7 @@ async fn another_namespace_is_refused_and_the_connection_stays() {
 
 #[tokio::test]
 async fn a_silent_client_is_found_by_the_heartbeat() {
-    let gateway = Gateway::start(Trust::Everything, &["--ping-interval", "100ms", "--ping-timeout", "100ms"]).await;
+    let gateway = Gateway::start(Trust::Everything, &["--ping-interval", "500ms", "--ping-timeout", "500ms"]).await;
     let mut client = Client::connected(&gateway, "u1", "c1").await;
     // Nothing answers the pings while nobody reads texts.
     assert_eq!(client.close_code().await, None);

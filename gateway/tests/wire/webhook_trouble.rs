@@ -52,6 +52,14 @@ fn requests(gateway: &Gateway, hook: &str, outcome: &str) -> u64 {
     scraped(gateway, &format!("webhook_requests_total{{hook=\"{hook}\",outcome=\"{outcome}\"}}"))
 }
 
+async fn all_turns_are_taken(web: &Web) {
+    let deadline = Instant::now() + PATIENCE;
+    while web.most_at_once() < REQUESTS_MAX {
+        assert!(Instant::now() < deadline, "{} requests", web.most_at_once());
+        tokio::task::yield_now().await;
+    }
+}
+
 #[tokio::test]
 async fn five_hundred_users_at_once_get_in_with_one_request_each_and_never_more_than_sixty_four_under_way() {
     const USERS: usize = 500;
@@ -61,20 +69,25 @@ async fn five_hundred_users_at_once_get_in_with_one_request_each_and_never_more_
     for user in &users {
         knows(&web, user);
     }
-    web.takes(Duration::from_millis(200));
+    web.hang(true);
     // Everybody has two tabs, and all of them knock in one moment.
     let tabs: Vec<_> = users.iter().flat_map(|user| [user, user]).collect();
     let mut clients = join_all(tabs.iter().map(|_| Client::upgraded(&gateway))).await;
     for (client, user) in clients.iter_mut().zip(&tabs) {
         client.send(&format!("40{}", json!({"token": token(user)}))).await;
     }
+    all_turns_are_taken(&web).await;
+    // Slowly enough for those who wait to come together with what is under way.
+    web.takes(Duration::from_millis(100));
+    web.hang(false);
     for client in &mut clients {
         let answer = client.text().await;
         assert!(answer.starts_with("40{"), "{answer}");
     }
-    assert_eq!(web.most_at_once(), REQUESTS_MAX);
-    // Once more where a busy machine made it too late.
+    // Once more where a busy machine made it too late, which the web may not have noticed yet.
     let late = requests(&gateway, "users", "late");
+    let most = web.most_at_once() as u64;
+    assert!(most <= REQUESTS_MAX as u64 + late, "{most} at once, {late} late");
     assert_eq!(web.asked_at_all() as u64, USERS as u64 + late);
     assert_eq!(requests(&gateway, "users", "found"), USERS as u64);
 }
@@ -122,11 +135,7 @@ async fn joins_that_wait_for_a_webhook_that_hangs_are_put_off_and_nobody_who_is_
         client.send(r#"427["join-document","d"]"#).await;
     }
     // Ann writes, and comes in with a second tab, while all turns at the webhook are taken.
-    let deadline = started + PATIENCE;
-    while web.most_at_once() < REQUESTS_MAX {
-        assert!(Instant::now() < deadline, "{} requests", web.most_at_once());
-        tokio::task::yield_now().await;
-    }
+    all_turns_are_taken(&web).await;
     let asked = web.asked("/documents/d/access/ann");
     let edit = json!({"documentId": "d", "version": 0, "ops": [{"insert": "x"}]});
     assert_eq!(ann.ask("edit", edit).await, json!({"version": 1}));

@@ -305,10 +305,7 @@ impl Task {
                     self.access.left(connection);
                     self.behind.remove(connection);
                     self.joins.end(connection, "left");
-                    if let Some(outbox) = self.outboxes.remove(&connection) {
-                        // Whoever left while too much of it waited is read again for its other documents.
-                        outbox.pause_reading(&self.id, false);
-                    }
+                    self.outboxes.remove(&connection);
                 }
             }
         }

@@ -54,9 +54,6 @@ impl Document {
             }
             self.out.push(Command::Send { to: vec![id], event: Event::AccessChanged { role: None } });
         }
-        if self.connections.get(&id).is_some_and(|connection| connection.paused) {
-            self.out.push(Command::PauseReading { connection: id, pause: false });
-        }
         self.depart(id, false, now_ms);
     }
 

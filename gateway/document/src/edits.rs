@@ -352,6 +352,7 @@ impl Document {
         let Some(connection) = self.connections.get_mut(&id) else { return };
         if let Some(Queued { edit, .. }) = connection.inbox.pop_if(|_| true) {
             self.refuse_edit(id, edit.reply, edit.seq, why);
+            self.check_pause(id);
         }
     }
 

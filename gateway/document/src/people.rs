@@ -38,6 +38,10 @@ impl Document {
             self.answer_join_callbacks(id, &Err(refusal(Code::NotJoined, "the connection left before it had joined")));
         }
         let Some(mut connection) = self.connections.remove(&id) else { return };
+        if connection.paused {
+            // It may join again, and is in other documents.
+            self.out.push(Command::PauseReading { connection: id, pause: false });
+        }
         let early = match &mut connection.stage {
             Stage::Joining(joining) => joining.early.take(),
             Stage::Rejoining(early) => early.take(),

@@ -174,6 +174,36 @@ fn edits_that_wait_for_a_join_are_refused_when_the_client_leaves() {
     assert_eq!(codes(&desk.take(1)), [Code::NotJoined, Code::NotJoined]);
 }
 
+#[test]
+fn whoever_is_not_in_the_document_is_read_again_however_much_waited() {
+    let waiting = || {
+        let mut desk = Desk::with(Settings { held_edits: 2, ..Settings::default() }, Delta::new());
+        desk.hold = true;
+        desk.input(Input::Join(join(1)));
+        for _ in 0..3 {
+            desk.input(Input::Edit(edit(1, 0, None, insert(0, "x"))));
+        }
+        assert_eq!(pauses(&mut desk), [true]);
+        desk
+    };
+    let mut failed = waiting();
+    let why = Refusal::new(Code::StoreUnavailable, "the store does not answer");
+    let result = Err(Refusal { retry_after_ms: Some(1000), ..why });
+    failed.input(Input::LookedUp { connection: ConnectionId(1), result });
+    assert_eq!(pauses(&mut failed), [false]);
+    let mut late = waiting();
+    late.input(Input::StoreAway(true));
+    late.tick(HELD_MS);
+    assert_eq!(pauses(&mut late), [false]);
+    let mut left = waiting();
+    left.leave(1, Leaving::Said);
+    assert_eq!(pauses(&mut left), [false]);
+    // The same client from another connection.
+    let mut replaced = waiting();
+    replaced.input(Input::Join(Join { client_id: "c1".into(), user: join(1).user, ..join(2) }));
+    assert_eq!(pauses(&mut replaced), [false]);
+}
+
 /// Client 1 was told to join again: a copy of its first edit came into the log through another session.
 fn rejoining(settings: Settings) -> Desk {
     let mut desk = Desk::with(settings, Delta::new().insert("abc", None));

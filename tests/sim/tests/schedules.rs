@@ -41,13 +41,14 @@ fn every_run_ends_with_equal_documents_and_every_edit_once() {
 }
 
 /// The same for runs in which followers are waited for.
-const REPLICATED: [(&str, &[u64]); 2] = [
+const REPLICATED: [(&str, &[u64]); 3] = [
     // The join named a version below entries that the pod had sent meanwhile, and that were lost.
     ("a join under way when the document was opened anew was answered by entries", &[4_335]),
     (
         "an edit was acknowledged for another user's that was put back under its name and number",
         &[219_654, 746_262, 878_010, 924_348],
     ),
+    ("a connection whose join failed while much of it waited was never read again", &[1_045_476]),
 ];
 
 /// Runs that failed once, by what was wrong.

@@ -158,11 +158,6 @@ impl World {
                 let rename = editor.on_joined(joined)?;
                 if rename {
                     self.counts.meet(Met::Renamed);
-                    for pending in &self.clients[client].pending {
-                        if let Some(typed) = self.edits.get_mut(&pending.token) {
-                            typed.renamed = true;
-                        }
-                    }
                     self.rename(client);
                     self.record(client, Act::Event(event, difference));
                     self.disconnect(client);
@@ -189,6 +184,11 @@ impl World {
 
     /// The client goes on under a new name. That belongs to a connection's life, so that this one has to end.
     fn rename(&mut self, client: usize) {
+        for pending in &self.clients[client].pending {
+            if let Some(typed) = self.edits.get_mut(&pending.token) {
+                typed.renamed = true;
+            }
+        }
         self.next += 1;
         self.clients[client].rename_to(&format!("c{client}-{}", self.next));
     }

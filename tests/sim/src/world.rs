@@ -35,11 +35,18 @@ pub(crate) struct Typed {
     pub(crate) refused: bool,
     /// Its client was told that it is saved.
     pub(crate) saved: bool,
-    /// Its client went on under another name, for history had lost edits before it. A pod that still has it from its
-    /// first name puts it back, perhaps too late for the client to see that.
+    /// Its client went on under another name: history had lost edits before it, or gives its first name to another user.
     pub(crate) renamed: bool,
     /// It may be lost: its client has no numbers.
     pub(crate) plain: bool,
+}
+
+impl Typed {
+    /// How often it may be in the log. Where history was lost, a pod that still has it from its first name may bring it in
+    /// after its client was told that the name is taken, and too late for the client to see that.
+    pub(crate) fn most(&self, lost_tail: bool) -> usize {
+        1 + usize::from(self.renamed && lost_tail)
+    }
 }
 
 /// The whole simulated system.

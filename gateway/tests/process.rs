@@ -9,7 +9,7 @@ use std::{
     time::Duration,
 };
 
-const PATIENCE: Duration = Duration::from_secs(20);
+const PATIENCE: Duration = Duration::from_secs(60);
 
 fn gateway(flags: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_collab-gateway"));

@@ -23,7 +23,7 @@ macro_rules! on_both {
 }
 
 /// Longer than any wait that succeeds on a busy machine.
-pub const PATIENCE: Duration = Duration::from_secs(30);
+pub const PATIENCE: Duration = Duration::from_secs(60);
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Engine {

@@ -25,7 +25,7 @@ use tokio_rustls::{
 };
 
 /// Long for a machine that is busy.
-const PATIENCE: Duration = Duration::from_secs(20);
+const PATIENCE: Duration = Duration::from_secs(60);
 
 pub struct Web {
     pub address: SocketAddr,

@@ -3,7 +3,7 @@
 use collab_gateway::{bus::MemoryBus, directory::Trust, store::MemoryStore};
 use serde_json::{Value, json};
 
-use crate::harness::{Client, Gateway, sign, token};
+use crate::harness::{Client, Gateway, sign, token, until};
 
 fn insert(version: u64, seq: u64, at: u64, text: &str) -> Value {
     let ops = if at == 0 { json!([{"insert": text}]) } else { json!([{"retain": at}, {"insert": text}]) };
@@ -132,12 +132,7 @@ async fn a_pod_counts_how_long_its_own_edits_take_to_its_own_sockets_too() {
     let (mut ann, _) = Client::joined(&gateway, "ann", "a1", "d").await;
     assert_eq!(ann.ask("edit", insert(0, 1, 0, "x")).await, json!({"version": 1}));
     let is_counted = || gateway.server.pod().metrics.text().contains("collab_gateway_edit_delivery_seconds_count 1\n");
-    let counted = async {
-        while !is_counted() {
-            tokio::task::yield_now().await;
-        }
-    };
-    tokio::time::timeout(crate::harness::PATIENCE, counted).await.expect("counted");
+    until("it is counted", is_counted).await;
 }
 
 #[tokio::test]

@@ -2,7 +2,11 @@
 //!
 //! In: flags and keys of the application. Out: packets, awaited with a deadline; nothing here sleeps.
 
-use std::{net::SocketAddr, sync::Arc, time::Duration};
+use std::{
+    net::SocketAddr,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use collab_gateway::{
     bus::{Bus, MemoryBus},
@@ -26,7 +30,16 @@ use tokio_tungstenite::{MaybeTlsStream, WebSocketStream, tungstenite::Message};
 use tokio_util::sync::CancellationToken;
 
 /// Long for a machine that is busy, short for somebody who waits for a red test.
-pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
+
+/// Waits for something that happens in this process.
+pub(crate) async fn until(what: &str, is_so: impl Fn() -> bool) {
+    let deadline = Instant::now() + PATIENCE;
+    while !is_so() {
+        assert!(Instant::now() < deadline, "did not come true: {what}");
+        tokio::task::yield_now().await;
+    }
+}
 
 /// Signs all tokens of these tests.
 pub(crate) const SECRET: &str = "a secret of these tests";

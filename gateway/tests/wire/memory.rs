@@ -17,7 +17,7 @@ use tokio_tungstenite::{MaybeTlsStream, WebSocketStream, tungstenite::Message};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    harness::{Client, Gateway, PATIENCE, token},
+    harness::{Client, Gateway, PATIENCE, token, until},
     upgrade::{UPGRADE, get},
 };
 
@@ -188,22 +188,12 @@ async fn a_hostile_crowd_cannot_grow_the_pod_beyond_its_budget() {
         // They are still there, and so is everybody else.
         assert_eq!(ann.ask("typing", json!({"documentId": "d", "isTyping": true})).await, json!({}), "{name}");
         drop(streams);
-        let calm = async {
-            while gateway.server.pod().registry.count() > 1 || budget.is_tight() {
-                tokio::task::yield_now().await;
-            }
-        };
-        assert!(tokio::time::timeout(PATIENCE, calm).await.is_ok(), "{name}: {} bytes are still held", budget.held());
+        until(name, || gateway.server.pod().registry.count() == 1 && !budget.is_tight()).await;
         let version = ann.ask("edit", json!({"documentId": "d", "version": 0, "ops": []})).await["version"].clone();
         assert!(version.is_u64(), "{name}: {version}");
     }
     drop(ann);
-    let empty = async {
-        while budget.held() > 0 {
-            tokio::task::yield_now().await;
-        }
-    };
-    assert!(tokio::time::timeout(PATIENCE, empty).await.is_ok(), "{} bytes are never given back", budget.held());
+    until("all bytes are given back", || budget.held() == 0).await;
 }
 
 #[tokio::test]
@@ -219,9 +209,7 @@ async fn while_memory_is_used_up_joins_are_put_off_and_edits_wait() {
     assert!(error["retryAfterMs"].as_u64().unwrap() >= 1000, "{error}");
     ann.send(r#"429["edit",{"documentId":"d","version":0,"seq":1,"ops":[{"insert":"late"}]}]"#).await;
     ann.send(r#"428["leave-document","other"]"#).await;
-    while overloads(&gateway, &["edits"]) == 0 {
-        tokio::task::yield_now().await;
-    }
+    until("edits wait", || overloads(&gateway, &["edits"]) > 0).await;
     drop(hog);
     assert_eq!(ann.answer(9).await, json!({"version": 1}));
     assert_eq!(ann.answer(8).await, json!({}));
@@ -237,18 +225,26 @@ fn overloads(gateway: &Gateway, effects: &[&'static str]) -> u64 {
 /// The heartbeat stands behind the content, and nothing is read from whoever joins again meanwhile.
 #[tokio::test]
 async fn whoever_takes_longer_than_a_heartbeat_to_read_a_large_document_is_not_taken_for_dead() {
-    /// Within 4 s a peer must answer; the kernel says that there is room when a third of its 4 MiB is read, after 2 s.
-    const HEARTBEAT: [&str; 4] = ["--ping-interval", "2s", "--ping-timeout", "2s"];
-    const READING: Duration = Duration::from_millis(5500);
-    const BYTES_PER_MS: u128 = 600;
+    /// Within 10 s a peer must answer; the kernel says that there is room when a third of its 4 MiB is read, after 6 s.
+    const HEARTBEAT: [&str; 4] = ["--ping-interval", "5s", "--ping-timeout", "5s"];
+    const READING: Duration = Duration::from_secs(13);
+    const BYTES_PER_MS: u128 = 250;
     let gateway = Gateway::start(Trust::Everything, &HEARTBEAT).await;
     // Eight megabytes on the wire: what is read slowly and what the kernel holds are less.
     gateway.store.set("doc:large:content", Some(&"\n".repeat(4_000_000)));
     let mut stream = unread(gateway.address, "ann").await;
     let outbox = gateway.server.pod().registry.outboxes().pop().unwrap();
     stream.write_all(&text("42[\"join-document\",\"large\"]")).await.unwrap();
-    while !outbox.has_snapshot() {
-        tokio::task::yield_now().await;
+    // A busy machine takes longer than the heartbeat to make it.
+    let lives = async {
+        loop {
+            stream.write_all(&text("3")).await.unwrap();
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+    };
+    tokio::select! {
+        () = until("the content waits", || outbox.has_snapshot()) => {}
+        () = lives => {}
     }
     stream.write_all(&text("42[\"join-document\",\"small\"]")).await.unwrap();
     let (start, mut buffer, mut read) = (Instant::now(), vec![0; 16 << 10], 0);

@@ -3,7 +3,7 @@
 use collab_gateway::directory::Trust;
 use serde_json::json;
 
-use crate::harness::{Client, Gateway, sign, token};
+use crate::harness::{Client, Gateway, sign, token, until};
 
 pub(crate) const UPGRADE: &str = "Host: x\r\nConnection: keep-alive, Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\n\
                        Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n";
@@ -54,9 +54,7 @@ async fn a_full_pod_refuses_before_the_upgrade() {
     let answer = gateway.http(&request).await;
     assert!(answer.starts_with("HTTP/1.1 503 ") && answer.contains("retry-after: "), "{answer}");
     drop(first);
-    while gateway.server.pod().registry.count() > 0 {
-        tokio::task::yield_now().await;
-    }
+    until("the place is free", || gateway.server.pod().registry.count() == 0).await;
     Client::connected(&gateway, "u1", "c1").await;
     let metrics = gateway.server.pod().metrics.text();
     assert!(metrics.contains("connections_refused_total{reason=\"max_connections\"} 1"), "{metrics}");
@@ -137,9 +135,7 @@ async fn a_silent_client_is_found_by_the_heartbeat() {
     let mut client = Client::connected(&gateway, "u1", "c1").await;
     // Nothing answers the pings while nobody reads texts.
     assert_eq!(client.close_code().await, None);
-    while gateway.server.pod().registry.count() > 0 {
-        tokio::task::yield_now().await;
-    }
+    until("it is gone", || gateway.server.pod().registry.count() == 0).await;
 }
 
 #[tokio::test]

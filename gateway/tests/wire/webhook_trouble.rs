@@ -12,7 +12,7 @@ use futures_util::future::join_all;
 use serde_json::json;
 
 use crate::{
-    harness::{Client, Gateway, PATIENCE, sign, token},
+    harness::{Client, Gateway, sign, token, until},
     web::Web,
 };
 
@@ -53,11 +53,7 @@ fn requests(gateway: &Gateway, hook: &str, outcome: &str) -> u64 {
 }
 
 async fn all_turns_are_taken(web: &Web) {
-    let deadline = Instant::now() + PATIENCE;
-    while web.most_at_once() < REQUESTS_MAX {
-        assert!(Instant::now() < deadline, "{} requests", web.most_at_once());
-        tokio::task::yield_now().await;
-    }
+    until("all turns are taken", || web.most_at_once() >= REQUESTS_MAX).await;
 }
 
 #[tokio::test]
@@ -195,11 +191,7 @@ async fn requests_that_reach_nobody_are_counted_as_failed() {
     let address = web.address;
     drop(web);
     let mut client = knock(&gateway, "ann").await;
-    let deadline = Instant::now() + PATIENCE;
-    while requests(&gateway, "users", "failed") < 2 {
-        assert!(Instant::now() < deadline, "{}", gateway.server.pod().metrics.text());
-        tokio::task::yield_now().await;
-    }
+    until("it failed twice", || requests(&gateway, "users", "failed") >= 2).await;
     let web = Web::listen(tokio::net::TcpListener::bind(address).await.unwrap());
     knows(&web, "ann");
     assert!(client.text().await.starts_with("40{"));

@@ -16,7 +16,7 @@ use tokio::{
 };
 
 use crate::{
-    harness::{Client, Gateway, token},
+    harness::{Client, Gateway, token, until},
     web::Web,
 };
 
@@ -147,9 +147,7 @@ async fn a_webhook_that_hangs_costs_a_stranger_eight_seconds_and_a_known_user_no
     stage.changed(&json!({}));
     let started = Instant::now();
     let mut stranger = stage.knock("bob").await;
-    while !stage.gateway.server.pod().metrics.text().contains("connects_waiting 1") {
-        tokio::task::yield_now().await;
-    }
+    until("she waits", || stage.gateway.server.pod().metrics.text().contains("connects_waiting 1")).await;
     assert!(stage.answer("ann").await.starts_with("40{"));
     assert!(started.elapsed() < Duration::from_secs(6), "{:?}", started.elapsed());
     assert_eq!(stranger.close_code().await, Some(1013));

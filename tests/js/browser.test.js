@@ -8,7 +8,7 @@ import { fileURLToPath } from 'node:url'
 
 import { chromium } from 'playwright-core'
 
-const WAIT_MS = 15_000
+const WAIT_MS = 60_000
 /** Quiet: nothing but the page under test, no profile, no calls home. */
 const FLAGS = [
   '--no-sandbox',

@@ -289,7 +289,9 @@ async fn whoever_answers_heartbeats_and_reads_nothing_is_closed() {
     let mut version = 0;
     let waits = || gateway.server.pod().registry.outboxes().iter().any(|outbox| outbox.waiting().bytes() > 0);
     // Edits until one of them stands in line, then no more: the outbox stays far below its limit.
+    let by = Instant::now() + PATIENCE;
     loop {
+        assert!(Instant::now() < by, "nothing waits");
         let Some(Ok(message)) = ann.next().await else { panic!("ann was closed") };
         let Message::Text(said) = message else { continue };
         if said.as_str() == "2" {

@@ -9,7 +9,7 @@ import { io } from 'socket.io-client'
 import { allow } from './gateways.mjs'
 import { signToken } from './tokens.mjs'
 
-const WAIT_MS = 5000
+const WAIT_MS = 30_000
 /** Events that a client must get in exactly the order that the vector says; presence comes when it comes. */
 const ORDERED = ['document-joined', 'rejoin', 'edit', 'edit-committed', 'error']
 

@@ -9,7 +9,7 @@ export const URL = process.env.COLLAB_SUITE_URL ?? 'http://127.0.0.1:3000';
 export const GOOD_QUERY = 'EIO=4&transport=websocket';
 export const PING_INTERVAL_MS = 300;
 export const PING_TIMEOUT_MS = 200;
-const PATIENCE_MS = 5000;
+const PATIENCE_MS = 30_000;
 
 /** A connection: `next()` is the next message, `closed` resolves when it ends. */
 export class Peer {

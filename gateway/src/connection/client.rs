@@ -10,7 +10,7 @@ use std::{
 
 use document::{Answer, Code, Edit, Input, Join, Leaving, Refusal, ReplyId, User};
 use protocol::{Auth, ClientEvent, EditEvent, JoinEvent, Refused};
-use tokio::time::Instant;
+use tokio::time::{Instant, timeout_at};
 use tracing::field::Empty;
 
 use super::{
@@ -68,6 +68,17 @@ struct Expiry {
     is_told: bool,
 }
 
+impl Editor {
+    /// Edits whose join did not come in time.
+    fn refuse_expired(&mut self, outbox: &Outbox, now: Instant) {
+        let expired = self.early.expired(now);
+        self.early_charge.set(self.early.bytes());
+        for (document_id, edit) in expired {
+            push(outbox, Some(refuse_early(&document_id, edit)));
+        }
+    }
+}
+
 impl Application for Client {
     fn outbox(&self) -> &Outbox {
         self.seat.outbox()
@@ -116,11 +127,7 @@ impl Application for Client {
         let now = Instant::now();
         let outbox = self.seat.outbox().clone();
         let editor = self.editor.as_mut()?;
-        let expired = editor.early.expired(now);
-        editor.early_charge.set(editor.early.bytes());
-        for (document_id, edit) in expired {
-            push(&outbox, Some(refuse_early(&document_id, edit)));
-        }
+        editor.refuse_expired(&outbox, now);
         let expiry = editor.expiry.as_mut()?;
         if expiry.at <= now {
             return Some(Ending::Transport { code: 1008, reason: "token expired" });
@@ -338,11 +345,20 @@ impl Client {
     }
 
     /// Waits until the pod has memory for an edit: edits are never refused for that, only read later.
-    async fn has_room(&self, outbox: &Outbox) {
+    async fn has_room(&mut self, outbox: &Outbox) {
         if outbox.budget().is_over() {
             self.pod.metrics.overload("edits");
             // What is not read is not heard either: the heartbeat must know.
             outbox.pause_reading(&MEMORY, true);
+            // Those that hold the memory may be such as wait here, with early edits that nobody else would ever let go.
+            while let Some(deadline) = self.editor.as_ref().and_then(|editor| editor.early.deadline()) {
+                if timeout_at(deadline, Box::pin(outbox.budget().room())).await.is_ok() {
+                    break;
+                }
+                if let Some(editor) = &mut self.editor {
+                    editor.refuse_expired(outbox, Instant::now());
+                }
+            }
             Box::pin(outbox.budget().room()).await;
             outbox.pause_reading(&MEMORY, false);
         }

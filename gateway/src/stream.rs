@@ -13,7 +13,10 @@ use std::{
     task::{Context, Poll},
 };
 
-use tokio::{io::AsyncWriteExt, net::TcpStream};
+use tokio::{
+    io::{AsyncWriteExt, Interest},
+    net::TcpStream,
+};
 use tokio_rustls::{rustls::ServerConnection, server::TlsStream};
 
 /// A socket that several tasks may write to; one reads it.
@@ -87,7 +90,7 @@ impl Stream {
     /// `WouldBlock` when nothing is there; else the peer broke the encryption or the socket failed.
     pub fn try_read(&self, buffer: &mut [u8]) -> io::Result<usize> {
         match &self.tls {
-            None => self.tcp.try_read(buffer),
+            None => read(&self.tcp, buffer),
             Some(tls) => tls.read(&self.tcp, buffer),
         }
     }
@@ -199,8 +202,24 @@ struct Raw<'a>(&'a TcpStream);
 
 impl Read for Raw<'_> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        self.0.try_read(buffer)
+        read(self.0, buffer)
     }
+}
+
+/// What is there. A read that leaves room has emptied the socket, which counts as not readable from then on: nearly every
+/// message is one such read, and it needs no second one that only finds nothing.
+fn read(tcp: &TcpStream, buffer: &mut [u8]) -> io::Result<usize> {
+    let mut emptied = None;
+    let outcome = tcp.try_io(Interest::READABLE, || {
+        let length = tcp.try_read(buffer)?;
+        if length == 0 || length == buffer.len() {
+            return Ok(length);
+        }
+        emptied = Some(length);
+        // Only this forgets that it was readable, unless more has come since it was looked at.
+        Err(io::ErrorKind::WouldBlock.into())
+    });
+    emptied.map_or(outcome, Ok)
 }
 
 impl Write for Raw<'_> {

@@ -382,11 +382,11 @@ impl Task {
                 self.commit(Arc::new(sent), 0);
             }
             Command::Fetch { after } => {
-                let (parts, id) = (self.inner.parts.clone(), Arc::clone(&self.id));
+                let (parts, id) = (Arc::clone(&self.inner.parts), Arc::clone(&self.id));
                 self.start(async move { Done::Fetched(io::fetch(&parts, &id, &after).await) });
             }
             Command::Save(snapshot) => {
-                let (parts, id) = (self.inner.parts.clone(), Arc::clone(&self.id));
+                let (parts, id) = (Arc::clone(&self.inner.parts), Arc::clone(&self.id));
                 self.start(async move { Done::Saved(io::save(&parts, &id, snapshot).await) });
             }
             Command::Publish(peer) => self.publish(&peer),

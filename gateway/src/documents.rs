@@ -32,7 +32,6 @@ use crate::{
 const MAILBOX_MAX: usize = 1024;
 
 /// What documents need of the pod.
-#[derive(Clone)]
 pub struct Parts {
     /// Where they are kept.
     pub store: Store,
@@ -64,7 +63,8 @@ pub struct Documents {
 pub struct NotOpen;
 
 pub(crate) struct Inner {
-    pub(crate) parts: Parts,
+    /// Each call to the store holds it: one count, not one for each counter and handle in it.
+    pub(crate) parts: Arc<Parts>,
     open: Mutex<HashMap<Arc<str>, Mailbox>>,
     draining: watch::Sender<bool>,
     closed: Notify,
@@ -98,6 +98,7 @@ pub(crate) enum Mail {
 impl Documents {
     /// No document is open yet.
     pub fn new(parts: Parts) -> Self {
+        let parts = Arc::new(parts);
         let inner = Inner { parts, open: Mutex::default(), draining: watch::Sender::new(false), closed: Notify::new() };
         Self { inner: Arc::new(inner) }
     }

@@ -99,7 +99,7 @@ impl Accesses {
 
 impl Task {
     pub(super) fn look_up(&self, wanted: Box<Wanted>) {
-        let (parts, id) = (self.inner.parts.clone(), Arc::clone(&self.id));
+        let (parts, id) = (Arc::clone(&self.inner.parts), Arc::clone(&self.id));
         let span = self.joins.lookup(wanted.connection);
         self.start(async move {
             let found = io::lookup(&parts, &id, &wanted.user_id, &wanted.clients, &wanted.after);
@@ -168,7 +168,7 @@ impl Task {
     }
 
     fn read_access(&mut self, user_id: Arc<str>, after: Duration) {
-        let (parts, id, epoch) = (self.inner.parts.clone(), Arc::clone(&self.id), self.access.epoch);
+        let (parts, id, epoch) = (Arc::clone(&self.inner.parts), Arc::clone(&self.id), self.access.epoch);
         if !self.access.is_here(&user_id) {
             self.access.reading.remove(&user_id);
             self.access.unsure.remove(&user_id);

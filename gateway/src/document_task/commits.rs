@@ -19,7 +19,7 @@ const REPEAT_MAX: Duration = Duration::from_millis(500);
 
 impl Task {
     pub(super) fn commit(&self, batch: Arc<Sent>, repeats: u32) {
-        let (parts, id) = (self.inner.parts.clone(), Arc::clone(&self.id));
+        let (parts, id) = (Arc::clone(&self.inner.parts), Arc::clone(&self.id));
         self.start(async move {
             if let Some(exponent) = repeats.checked_sub(1) {
                 tokio::time::sleep((REPEAT_MIN * 2u32.pow(exponent.min(8))).min(REPEAT_MAX)).await;

@@ -84,7 +84,7 @@ impl Task {
             return;
         }
         if let Some(question) = self.promises.next.take() {
-            let (parts, id) = (self.inner.parts.clone(), Arc::clone(&self.id));
+            let (parts, id) = (Arc::clone(&self.inner.parts), Arc::clone(&self.id));
             self.promises.asking = Some(Box::pin(async move {
                 let ticket = question.ticket;
                 Answered { ticket, result: until_durable(&parts, &id, question).await }

@@ -52,7 +52,7 @@ impl Task {
         let since = Instant::now();
         let mut pause = Duration::ZERO;
         loop {
-            let (parts, id, channel) = (self.inner.parts.clone(), Arc::clone(&self.id), self.channel.clone());
+            let (parts, id, channel) = (Arc::clone(&self.inner.parts), Arc::clone(&self.id), self.channel.clone());
             let known = self.seen.clone();
             let reading = async move {
                 tokio::time::sleep(pause).await;
@@ -104,7 +104,7 @@ impl Task {
 
     /// What came after the head, if the head is still a point of the log.
     pub(super) fn ask_the_log(&self, document: &Document) {
-        let (parts, id, after) = (self.inner.parts.clone(), Arc::clone(&self.id), document.head().clone());
+        let (parts, id, after) = (Arc::clone(&self.inner.parts), Arc::clone(&self.id), document.head().clone());
         self.start(async move { Done::Fetched(io::fetch(&parts, &id, &after).await) });
     }
 

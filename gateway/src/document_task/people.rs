@@ -30,12 +30,12 @@ impl Task {
     }
 
     pub(super) fn read_people(&self) {
-        let (parts, id, known) = (self.inner.parts.clone(), Arc::clone(&self.id), self.seen.clone());
+        let (parts, id, known) = (Arc::clone(&self.inner.parts), Arc::clone(&self.id), self.seen.clone());
         self.start(async move { Done::People(io::people(&parts, &id, &known).await) });
     }
 
     pub(super) fn write_rows(&self, members: Vec<Member>) {
-        let (parts, id) = (self.inner.parts.clone(), Arc::clone(&self.id));
+        let (parts, id) = (Arc::clone(&self.inner.parts), Arc::clone(&self.id));
         self.start(async move {
             let row = |member: &Member| {
                 let (field, row) = protocol::encode_member(member);
@@ -49,7 +49,7 @@ impl Task {
 
     /// The hash lives on; what is in it does not change.
     pub(super) fn renew_presence(&self) {
-        let (parts, id) = (self.inner.parts.clone(), Arc::clone(&self.id));
+        let (parts, id) = (Arc::clone(&self.inner.parts), Arc::clone(&self.id));
         self.start(async move {
             // The next renewal comes long before the hash ends.
             let _ = parts.store.write_presence(&id, &[]).await;

@@ -10,6 +10,7 @@ mod durable;
 mod ending;
 mod healing;
 mod people;
+mod rare;
 mod sending;
 mod settling;
 mod traced;
@@ -28,6 +29,7 @@ use futures_util::{StreamExt, future::BoxFuture, stream::FuturesUnordered};
 use tokio::sync::{mpsc, watch};
 use tracing::{Span, field::Empty};
 
+use self::rare::{Rare, RareEvents};
 use crate::{
     budget::{Charge, Use},
     bus::{Heard, Subscription, document_channel},
@@ -44,8 +46,6 @@ use crate::{
 const LINGER: Duration = Duration::from_secs(5);
 /// While pods drain nobody comes back here; only mail that is under way is waited for.
 const LINGER_DRAINING: Duration = Duration::from_millis(10);
-/// A presence hash lives for a day after the last renewal.
-const RENEW_PRESENCE: Duration = Duration::from_secs(3600);
 
 /// Runs until the document is closed. Its opening is traced under the span of the join that asked for it.
 pub(crate) async fn run(inner: Arc<Inner>, id: Arc<str>, mail: mpsc::Receiver<Box<Mail>>, span: Span) {
@@ -54,11 +54,13 @@ pub(crate) async fn run(inner: Arc<Inner>, id: Arc<str>, mail: mpsc::Receiver<Bo
     let lapses = living.borrow().lapses;
     let mut history = inner.parts.store.history_changes();
     history.mark_unchanged();
+    let draining = inner.is_draining();
+    let rare = RareEvents::new(living.clone(), draining.clone(), history);
     let held = inner.parts.budget.charge(Use::Edits);
     let mut task = Task {
         channel: document_channel(&id),
         living,
-        draining: inner.is_draining(),
+        draining,
         inner,
         id,
         mail,
@@ -73,7 +75,7 @@ pub(crate) async fn run(inner: Arc<Inner>, id: Arc<str>, mail: mpsc::Receiver<Bo
         lapses,
         access: access::Accesses::default(),
         settling: Vec::new(),
-        history,
+        rare,
         grew: None,
         held,
         promises: durable::Promises::default(),
@@ -147,8 +149,7 @@ struct Task {
     access: access::Accesses,
     /// Whoever wants to know when nobody waits for an answer.
     settling: Vec<settling::Settling>,
-    /// Changes when documents may have lost entries.
-    history: watch::Receiver<u64>,
+    rare: RareEvents,
     /// When the newest entry came.
     grew: Option<Instant>,
     /// Edits that wait here.
@@ -235,10 +236,6 @@ impl Task {
     }
 
     async fn serve(&mut self, document: &mut Document, subscription: &mut Subscription) -> End {
-        let mut renewal = tokio::time::interval(RENEW_PRESENCE);
-        renewal.reset();
-        let mut rereading = tokio::time::interval(access::READ_AGAIN);
-        rereading.reset();
         let mut unused_since: Option<Instant> = None;
         loop {
             let draining = *self.draining.borrow();
@@ -268,26 +265,8 @@ impl Task {
                 heard = subscription.next() => self.hear(document, heard),
                 answered = self.promises.answered() => self.answered(document, answered),
                 () = sleep_until(wake) => self.feed(document, Input::Tick),
-                changed = self.living.changed() => {
-                    match changed {
-                        Ok(()) => self.pods_changed(document),
-                        Err(_) => Ok(()),
-                    }
-                }
-                () = self.behind.drained() => self.catch_up(document),
-                _ = self.draining.changed() => Ok(()),
-                Ok(()) = self.history.changed() => {
-                    self.history_changed(document);
-                    Ok(())
-                }
-                _ = rereading.tick() => {
-                    self.read_accesses(None);
-                    Ok(())
-                }
-                _ = renewal.tick() => {
-                    self.renew_presence();
-                    Ok(())
-                }
+                () = self.behind.drained(), if self.behind.is_anybody() => self.catch_up(document),
+                Some(rare) = self.rare.next() => self.happened(document, rare),
             };
             if let Err(end) = flow {
                 return end;
@@ -309,6 +288,21 @@ impl Task {
                 }
             }
         }
+    }
+
+    fn happened(&mut self, document: &mut Document, rare: Rare) -> Flow {
+        match rare {
+            Rare::PodsChanged => return self.pods_changed(document),
+            // What it means is looked at in every turn.
+            Rare::Drains => {}
+            Rare::HistoryChanged => self.history_changed(document),
+            Rare::ReadAccesses => self.read_accesses(None),
+            Rare::RenewPresence => {
+                self.read_accesses(None);
+                self.renew_presence();
+            }
+        }
+        Ok(())
     }
 
     fn take(&mut self, document: &mut Document, mail: Mail) -> Flow {

@@ -34,6 +34,11 @@ impl Behind {
         self.drained.notified().await;
     }
 
+    /// Whether there is one.
+    pub(super) fn is_anybody(&self) -> bool {
+        !self.connections.is_empty()
+    }
+
     /// It left, or learns everything in another way.
     pub(super) fn remove(&mut self, connection: ConnectionId) {
         self.connections.remove(&connection);

@@ -91,6 +91,7 @@ impl Document {
                 connection: Some(id),
                 session: session.clone(),
                 client_id: client_id.clone(),
+                user_id: user_id.clone(),
                 identity: own.identity.clone(),
                 reply: own.reply.take(),
             });
@@ -124,6 +125,7 @@ impl Document {
             connection: Some(id),
             session: session.clone(),
             client_id: client_id.clone(),
+            user_id: user_id.clone(),
             identity: identity.clone(),
             reply,
         });
@@ -204,8 +206,9 @@ impl Document {
                 if let Some(id) = origin.connection {
                     if let Some(reply) = origin.reply {
                         // The store knows the version of a client's last edit; the log, of those that it still has.
-                        let logged = self.history.version_of(&origin.identity).unwrap_or(version);
-                        let owed = Owed { connection: id, reply, identity: origin.identity.clone() };
+                        let (identity, user_id) = (origin.identity.clone(), origin.user_id.clone());
+                        let logged = self.history.version_of(&identity, &user_id).unwrap_or(version);
+                        let owed = Owed { connection: id, reply, identity, user_id };
                         self.acknowledge_told(owed, logged, verdict, is_whole);
                     }
                     if version <= self.head().version && self.is_front(&origin) {

@@ -110,6 +110,7 @@ pub(crate) struct Origin {
     pub(crate) connection: Option<ConnectionId>,
     pub(crate) session: Arc<str>,
     pub(crate) client_id: Arc<str>,
+    pub(crate) user_id: Arc<str>,
     pub(crate) identity: Identity,
     pub(crate) reply: Option<ReplyId>,
 }

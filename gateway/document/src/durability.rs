@@ -127,10 +127,10 @@ impl Document {
 
     /// Whether the log, now that this pod has it up to there, is not what a reply said it was.
     fn is_taken_back(&self, waiting: &Waiting) -> bool {
-        let identity = &waiting.owed.identity;
+        let Owed { identity, user_id, .. } = &waiting.owed;
         match self.history.canonical(waiting.version).filter(|_| waiting.is_exact) {
-            Some(entry) => entry.identity != *identity,
-            None => !waiting.is_seen && !waiting.by_commit && self.history.version_of(identity).is_none(),
+            Some(entry) => !entry.is(identity, user_id),
+            None => !waiting.is_seen && !waiting.by_commit && self.history.version_of(identity, user_id).is_none(),
         }
     }
 

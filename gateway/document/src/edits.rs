@@ -179,10 +179,10 @@ impl Document {
 
     /// Answers an edit that this pod knows to be in the log.
     fn acknowledge_seen(&mut self, id: ConnectionId, reply: Option<ReplyId>, seq: u64, version: Version) {
-        let client_id = self.connections.get(&id).map(|connection| connection.client_id.clone());
-        if let (Some(client_id), Some(reply)) = (client_id, reply) {
-            let identity = Identity { id: client_id, seq, by_gateway: false };
-            self.acknowledge(Owed { connection: id, reply, identity }, version);
+        if let (Some(connection), Some(reply)) = (self.connections.get(&id), reply) {
+            let identity = Identity { id: connection.client_id.clone(), seq, by_gateway: false };
+            let user_id = connection.user.id.clone();
+            self.acknowledge(Owed { connection: id, reply, identity, user_id }, version);
         }
     }
 

@@ -72,7 +72,7 @@ impl Healing {
     /// An entry that becomes the head. Gives back the edit of the list that it is, if it is one.
     fn learn(&mut self, entry: &Canonical) -> Option<Lost> {
         // Where another user has a client's name now, its edits are still to be put back; the store will refuse them.
-        let is_it = |lost: &Lost| lost.identity == entry.identity && lost.user_id == entry.user_id;
+        let is_it = |lost: &Lost| entry.is(&lost.identity, &lost.user_id);
         let place = self.list.iter().position(is_it);
         let met = carry(self.list.iter_mut().take(place.unwrap_or(usize::MAX)), Delta::clone(&entry.ops));
         let lost = self.list.remove(place?)?;
@@ -195,6 +195,7 @@ impl Document {
                 connection: None,
                 session: session.clone(),
                 client_id: lost.client_id.clone(),
+                user_id: lost.user_id.clone(),
                 identity: lost.identity.clone(),
                 reply: None,
             });
@@ -240,7 +241,8 @@ impl Document {
 
     fn acknowledge_lost(&mut self, lost: Lost, version: Version) {
         for (connection, reply) in lost.replies {
-            let owed = Owed { connection, reply, identity: lost.identity.clone() };
+            let (identity, user_id) = (lost.identity.clone(), lost.user_id.clone());
+            let owed = Owed { connection, reply, identity, user_id };
             self.acknowledge(owed, version);
         }
     }
@@ -326,12 +328,13 @@ impl Document {
         acknowledged: &mut [(Lost, Version)],
     ) {
         for waiting in self.durability.start_over() {
-            let is_it = |lost: &Lost| lost.identity == waiting.owed.identity;
+            let Owed { identity, user_id, .. } = &waiting.owed;
+            let is_it = |lost: &Lost| lost.identity == *identity && lost.user_id == *user_id;
             // What only a reply said may be of the history that ended.
             let kept = if waiting.is_seen {
                 Some(waiting.version).filter(|version| *version <= common)
             } else {
-                self.history.version_of(&waiting.owed.identity)
+                self.history.version_of(identity, user_id)
             };
             if let Some(version) = kept {
                 self.acknowledge(waiting.owed, version);

@@ -181,7 +181,8 @@ impl Document {
             base: self.head().version,
             ops: Delta::new().retain(rope.length_utf16(), None).insert("\n", None),
         };
-        let origin = Origin { connection: None, session: name.clone(), client_id: name, identity, reply: None };
+        let (session, user_id) = (name.clone(), name.clone());
+        let origin = Origin { connection: None, session, client_id: name, user_id, identity, reply: None };
         Some((entry, origin))
     }
 

@@ -64,6 +64,14 @@ pub struct Canonical {
     pub digest: Option<crate::Digest>,
 }
 
+impl Canonical {
+    /// Whether it is this user's edit. Two users may have given theirs the same identity, one of them in a history that is
+    /// lost.
+    pub(crate) fn is(&self, identity: &Identity, user_id: &Arc<str>) -> bool {
+        self.identity == *identity && self.user_id == *user_id
+    }
+}
+
 /// A stored document: its content at a point, and the canonical forms of the window below that point, without
 /// which entries with older bases could not be folded.
 #[derive(Debug, Clone, PartialEq)]
@@ -92,6 +100,8 @@ pub struct Owed {
     pub connection: ConnectionId,
     pub reply: ReplyId,
     pub identity: Identity,
+    /// Whose edit: another history may have another user's under the same identity.
+    pub user_id: Arc<str>,
 }
 
 /// What a user may do with a document.

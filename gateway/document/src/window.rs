@@ -105,9 +105,9 @@ impl History {
         self.canon.get(usize::try_from(index).ok()?)
     }
 
-    /// The version that this identity has in the log, while it is kept.
-    pub(crate) fn version_of(&self, identity: &crate::Identity) -> Option<Version> {
-        self.canon.iter().rev().find(|entry| entry.identity == *identity).map(|entry| entry.at.version)
+    /// The version that this edit has in the log, while it is kept.
+    pub(crate) fn version_of(&self, identity: &crate::Identity, user_id: &Arc<str>) -> Option<Version> {
+        self.canon.iter().rev().find(|entry| entry.is(identity, user_id)).map(|entry| entry.at.version)
     }
 
     /// The canonical forms after this version, oldest first; none if some are no longer kept.

@@ -6,7 +6,8 @@ mod common;
 
 use common::{Desk, Got, edit, entry, insert, join};
 use document::{
-    Answer, Code, Command, CommitReply, ConnectionId, Edit, Event, Input, Join, Leaving, ReplyId, Settings, Verdict,
+    Answer, Code, Command, CommitReply, ConnectionId, Edit, Entry, Event, Input, Join, Leaving, ReplyId, Settings,
+    Verdict,
 };
 use ot::Delta;
 
@@ -123,10 +124,13 @@ fn what_the_pod_has_not_seen_yet_is_not_asked_for() {
 }
 
 /// Case 10: a failover lost the tail before the pod saw it; another entry stands where the store said this one was, or, for
-/// a repeat, a later one of its client. Opening the document again makes it no truer.
+/// a repeat, a later one of its client. It may be another user's of the same name and number. Opening the document again
+/// makes it no truer.
 #[test]
 fn an_edit_that_the_log_took_back_is_not_acknowledged() {
-    for verdict in [Verdict::Ok(1), Verdict::Dup(1)] {
+    let far = |client: &str| entry(client, 1, "far", 0, insert(0, "far"));
+    let others = [far("c9"), Entry { user_id: "u9".into(), ..far("c1") }];
+    for (verdict, other) in others.iter().flat_map(|other| [(Verdict::Ok(1), other), (Verdict::Dup(1), other)]) {
         let mut desk = desk();
         desk.join(1);
         desk.hold = true;
@@ -138,7 +142,7 @@ fn an_edit_that_the_log_took_back_is_not_acknowledged() {
             more: true,
             forked: false,
         }));
-        desk.append(entry("c9", 1, "far", 0, insert(0, "far")));
+        desk.append(other.clone());
         desk.release();
         assert_eq!(tickets(&desk), [], "{verdict:?}");
         assert!(desk.commands.iter().any(|command| matches!(command, Command::Reopen)), "{verdict:?}");

@@ -78,7 +78,7 @@ fn tokens(world: &World) -> Result<(), Broken> {
         // Nor can be put back what stood under a name that is another user's in the history that goes on.
         let owed = !world.has_namesake && world.owed.iter().any(|(_, owed)| owed == token);
         let least = usize::from(kept && !excused || owed);
-        if found.len() > typed.most(world.lost_tail) || found.len() < least {
+        if found.len() > typed.most(world.era) || found.len() < least {
             let owed = if owed { ", which a pod had to put back," } else { "" };
             return Err(Broken(format!("token {token} of {typed:?}{owed} is in versions {found:?}")));
         }

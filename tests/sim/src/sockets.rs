@@ -270,7 +270,7 @@ impl World {
         }
         let up_to = self.store.all.iter().take(usize::try_from(version).unwrap_or(usize::MAX));
         let found = up_to.filter(|kept| crate::typing::count_token(&kept.payload.ops, token) > 0).count();
-        if found < 1 || found > typed.most(self.lost_tail) {
+        if found < 1 || found > typed.most(self.era) {
             return Err(Broken(format!("token {token} was said to be saved at {version}; there it is {found} times")));
         }
         Ok(())

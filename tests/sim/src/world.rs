@@ -42,10 +42,10 @@ pub(crate) struct Typed {
 }
 
 impl Typed {
-    /// How often it may be in the log. Where history was lost, a pod that still has it from its first name may bring it in
-    /// after its client was told that the name is taken, and too late for the client to see that.
-    pub(crate) fn most(&self, lost_tail: bool) -> usize {
-        1 + usize::from(self.renamed && lost_tail)
+    /// How often it may be in the log after so many failovers. A pod that still has it from its first name may bring it in
+    /// after a primary that is lost told its client of a history that has ended, and too late for the client to see that.
+    pub(crate) fn most(&self, failovers: u64) -> usize {
+        1 + usize::from(self.renamed && failovers > 0)
     }
 }
 

@@ -94,7 +94,7 @@ async fn promoted(engine: Engine, lag: Lag, loss: Loss, level: &str) -> Option<(
         editor.until("the editor has it all", |editor| editor.is_joined() && editor.version >= eve.version).await;
         assert_eq!(editor.text(), eve.text(), "{} and the log", editor.user);
         let acknowledged = editor.acknowledged_tokens();
-        assert!(acknowledged.len() > 20, "{} were acknowledged to {}", acknowledged.len(), editor.user);
+        assert!(!acknowledged.is_empty(), "nothing was acknowledged to {}", editor.user);
         let missing: Vec<_> = acknowledged.iter().filter(|token| !found.contains(*token)).collect();
         assert!(missing.is_empty(), "acknowledged and lost: {missing:?}");
     }

@@ -188,12 +188,9 @@ impl Document {
 
     /// The version of an edit of this connection's client, while its canonical form is kept.
     fn kept_version(&self, id: ConnectionId, seq: u64) -> Option<Version> {
-        let client_id = &self.connections.get(&id)?.client_id;
-        let mut kept = self.history.after(self.history.floor())?;
-        let is_it = |entry: &&Arc<Canonical>| {
-            !entry.identity.by_gateway && entry.identity.seq == seq && entry.identity.id == *client_id
-        };
-        kept.find(is_it).map(|entry| entry.at.version)
+        let connection = self.connections.get(&id)?;
+        let identity = Identity { id: connection.client_id.clone(), seq, by_gateway: false };
+        self.history.version_of(&identity, &connection.user.id)
     }
 
     /// Refuses an edit, which ends the session for edits.

@@ -297,10 +297,7 @@ impl Task {
             Rare::Drains => {}
             Rare::HistoryChanged => self.history_changed(document),
             Rare::ReadAccesses => self.read_accesses(None),
-            Rare::RenewPresence => {
-                self.read_accesses(None);
-                self.renew_presence();
-            }
+            Rare::RenewPresence => self.renew_presence(),
         }
         Ok(())
     }

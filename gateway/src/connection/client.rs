@@ -351,15 +351,15 @@ impl Client {
             // What is not read is not heard either: the heartbeat must know.
             outbox.pause_reading(&MEMORY, true);
             // Those that hold the memory may be such as wait here, with early edits that nobody else would ever let go.
-            while let Some(deadline) = self.editor.as_ref().and_then(|editor| editor.early.deadline()) {
-                if timeout_at(deadline, Box::pin(outbox.budget().room())).await.is_ok() {
+            let mut room = Box::pin(outbox.budget().room());
+            loop {
+                let Some(editor) = &mut self.editor else { break room.await };
+                let Some(deadline) = editor.early.deadline() else { break room.await };
+                if timeout_at(deadline, &mut room).await.is_ok() {
                     break;
                 }
-                if let Some(editor) = &mut self.editor {
-                    editor.refuse_expired(outbox, Instant::now());
-                }
+                editor.refuse_expired(outbox, Instant::now());
             }
-            Box::pin(outbox.budget().room()).await;
             outbox.pause_reading(&MEMORY, false);
         }
     }

@@ -17,8 +17,8 @@ use tokio::{
 use super::access::READ_AGAIN;
 use crate::lease::Living;
 
-/// Accesses are read again so many times before the presence hash is renewed, hourly; it lives for a day after that.
-const READS_PER_RENEWAL: u32 = 60;
+/// A presence hash lives for a day after the last renewal.
+const RENEW_PRESENCE: Duration = Duration::from_secs(3600);
 
 /// Something that happens seldom.
 #[derive(Debug, Clone, Copy)]
@@ -31,7 +31,7 @@ pub(super) enum Rare {
     HistoryChanged,
     /// Without a word of a change it is time to read the accesses again.
     ReadAccesses,
-    /// The same, and to let the presence hash live on.
+    /// It is time to let the presence hash live on.
     RenewPresence,
 }
 
@@ -51,7 +51,8 @@ impl RareEvents {
             changes(living, Rare::PodsChanged),
             changes(draining, Rare::Drains),
             changes(history, Rare::HistoryChanged),
-            minutes(READ_AGAIN),
+            ticks(READ_AGAIN, Rare::ReadAccesses),
+            ticks(RENEW_PRESENCE, Rare::RenewPresence),
         ];
         RareEvents { all: all.into_iter().collect() }
     }
@@ -66,13 +67,11 @@ fn changes<T: Send + Sync + 'static>(watch: watch::Receiver<T>, what: Rare) -> B
     unfold(watch, move |mut watch| async move { watch.changed().await.ok().map(|()| (what, watch)) }).boxed()
 }
 
-fn minutes(every: Duration) -> BoxStream<'static, Rare> {
+fn ticks(every: Duration, what: Rare) -> BoxStream<'static, Rare> {
     let ticks = interval_at(Instant::now() + every, every);
-    unfold((ticks, 1), |(mut ticks, number)| async move {
+    unfold(ticks, move |mut ticks| async move {
         ticks.tick().await;
-        let is_renewal = number == READS_PER_RENEWAL;
-        let (what, next) = if is_renewal { (Rare::RenewPresence, 1) } else { (Rare::ReadAccesses, number + 1) };
-        Some((what, (ticks, next)))
+        Some((what, ticks))
     })
     .boxed()
 }

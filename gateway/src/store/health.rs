@@ -1,8 +1,8 @@
 //! Whether the store takes changes, by what became of the latest ones: commits, and the lease that every pod renews.
 //!
 //! In: outcomes of calls, in Cluster mode by slot. Out: whether it ever answered; since when there was no call that
-//! succeeded, and why the last one failed; of a cluster, whether that is so anywhere. Reading alone says little: a server that is full, read-only or
-//! without followers still answers.
+//! succeeded, and why the last one failed; of a cluster, whether that is so anywhere. Reading alone says little: a server
+//! that is full, read-only or without followers still answers.
 
 use std::{
     collections::BTreeMap,

@@ -125,6 +125,21 @@ pub trait Service: Send {
     fn message_bytes_max(&self) -> usize;
     /// Takes note of what one read brought, and tells how long to read nothing more.
     fn was_read(&mut self, messages: usize, bytes: usize) -> Duration;
+    /// What the peer is told first: Engine.IO's handshake, unless this speaks another protocol over WebSocket.
+    fn greeting(&self, handshake: Handshake<'_>) -> Option<String> {
+        Some(protocol::open(handshake))
+    }
+    /// Handles the text of a WebSocket message: an Engine.IO packet, unless this speaks another protocol.
+    fn text(&mut self, text: &str) -> impl Future<Output = Handled> + Send {
+        async move {
+            match protocol::decode_engine(text) {
+                Ok(EnginePacket::Pong | EnginePacket::Noop) => Ok(()),
+                Ok(EnginePacket::Close) => Err(Ending::Transport { code: 1000, reason: "" }),
+                Ok(EnginePacket::Message(text)) => self.message(text).await,
+                Err(error) => Err(malformed(error)),
+            }
+        }
+    }
     /// Handles the text of an Engine.IO message.
     fn message(&mut self, text: &str) -> impl Future<Output = Handled> + Send;
     /// Handles a binary message.
@@ -186,12 +201,13 @@ pub fn serve(
     let stream = Arc::new(stream);
     let outbox = service.outbox();
     outbox.attach(stream.clone());
-    outbox.push_text(&protocol::open(Handshake {
+    let handshake = Handshake {
         sid: &sid,
         ping_interval_ms: milliseconds(interval),
         ping_timeout_ms: milliseconds(timeout),
         max_payload_bytes: message_bytes_max,
-    }));
+    };
+    push(outbox, service.greeting(handshake));
     let message_bytes_max = service.message_bytes_max();
     let decoder = match outbox.deflate() {
         Some(_) => Decoder::inflating(message_bytes_max),
@@ -409,12 +425,7 @@ async fn last_read(stream: &Stream, decoder: &mut Decoder) -> io::Result<Option<
 
 async fn handle(service: &mut impl Service, message: Message) -> Handled {
     match message {
-        Message::Text(text) => match protocol::decode_engine(&text) {
-            Ok(EnginePacket::Pong | EnginePacket::Noop) => Ok(()),
-            Ok(EnginePacket::Close) => Err(Ending::Transport { code: 1000, reason: "" }),
-            Ok(EnginePacket::Message(text)) => service.message(text).await,
-            Err(error) => Err(malformed(error)),
-        },
+        Message::Text(text) => service.text(&text).await,
         Message::Binary(bytes) => service.binary(bytes).await,
         Message::Ping(payload) => {
             let pong = service.outbox().budget().frame(websocket::pong_frame(&payload));

@@ -9,29 +9,28 @@ use bytes::Bytes;
 use collab_gateway::{
     config::Config,
     connection::{self, Application, Attend, Event, Handled, Heartbeat, Pod, Service, SocketIo},
-    outbox::{Ending, Outbox},
+    outbox::{Class, Ending, Outbox},
     registry::Seat,
     server::Server,
     start::{self, Owned, Running},
     stream::Stream,
 };
 use document::ReplyId;
+use protocol::Handshake;
 use serde_json::value::RawValue;
-use tokio::{
-    io::{AsyncReadExt, AsyncWriteExt},
-    net::{TcpListener, TcpStream},
-    sync::watch,
-    time::Instant,
-};
+use tokio::{net::TcpListener, sync::watch, time::Instant};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
-use websocket::{Decoder, Deflate, Message};
+use websocket::Deflate;
 
 /// What the official suites expect of their server.
-const FLAGS: [&str; 6] = ["--ping-interval", "300ms", "--ping-timeout", "200ms", "--max-edit-bytes", "250000"];
+const FLAGS: [&str; 7] =
+    ["--ping-interval", "300ms", "--ping-timeout", "200ms", "--max-edit-bytes", "250000", "--compression"];
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
 const MESSAGE_BYTES_MAX: usize = 1_000_000;
 /// The largest message of the cases of WebSocket, and a little.
 const RAW_MESSAGE_BYTES_MAX: usize = 17 << 20;
+/// Longer than a test.
+const NEVER: Duration = Duration::from_secs(24 * 3600);
 
 /// A server until it is dropped.
 pub(crate) struct Suite {
@@ -192,80 +191,75 @@ fn head(namespace: &str) -> String {
     if namespace == "/" { String::new() } else { format!("{namespace},") }
 }
 
-/// WebSocket messages come back: the codec alone, without anything above it.
-pub(crate) async fn serve_raw() -> SocketAddr {
-    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let address = listener.local_addr().unwrap();
-    tokio::spawn(async move {
-        while let Ok((stream, _)) = listener.accept().await {
-            tokio::spawn(raw(stream));
-        }
-    });
-    address
+/// WebSocket messages come back: the connection without what Engine.IO and Socket.IO add.
+pub(crate) struct WebSocketEcho(pub(crate) Arc<Pod>);
+
+impl Attend for WebSocketEcho {
+    fn attend(&self, tasks: &TaskTracker, seat: Seat, stream: Stream, first: Vec<u8>) {
+        // Heartbeats are Engine.IO's: none comes as long as a case takes.
+        let heartbeat = Heartbeat { interval: NEVER, timeout: NEVER, ..self.0.heartbeat() };
+        tasks.spawn(connection::serve(Raw(seat), heartbeat, stream, first));
+    }
 }
 
-async fn raw(mut stream: TcpStream) -> std::io::Result<()> {
-    let mut bytes = Vec::new();
-    let head = loop {
-        if let Some(end) = bytes.windows(4).position(|four| four == b"\r\n\r\n") {
-            break end + 4;
-        }
-        if stream.read_buf(&mut bytes).await? == 0 {
-            return Ok(());
-        }
-    };
-    let text = String::from_utf8_lossy(&bytes[..head]).into_owned();
-    let value = |name: &str| {
-        let lines = text.lines().filter_map(|line| line.split_once(':'));
-        lines.filter(|(key, _)| key.eq_ignore_ascii_case(name)).map(|(_, value)| value.trim().to_owned()).next()
-    };
-    let Some(accept) = value("sec-websocket-key").and_then(|key| websocket::accept_key(&key)) else { return Ok(()) };
-    let deflate = Deflate::negotiate(value("sec-websocket-extensions").as_deref());
-    let extensions = deflate.map(|deflate| format!("Sec-WebSocket-Extensions: {}\r\n", deflate.answer()));
-    let answer = format!(
-        "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\
-         Sec-WebSocket-Accept: {accept}\r\n{}\r\n",
-        extensions.unwrap_or_default()
-    );
-    stream.write_all(answer.as_bytes()).await?;
-    let mut decoder = match deflate {
-        Some(_) => Decoder::inflating(RAW_MESSAGE_BYTES_MAX),
-        None => Decoder::new(RAW_MESSAGE_BYTES_MAX),
-    };
-    let mut input = bytes.split_off(head);
-    let mut messages = Vec::new();
-    loop {
-        let fed = decoder.feed(&input, &mut messages);
-        for message in messages.drain(..) {
-            let answer = match message {
-                Message::Text(text) => match deflate {
-                    None => websocket::text_frame(&text),
-                    Some(terms) => squeezed(terms, text.as_bytes(), 0xc1, || websocket::deflated_text_frame(&text)),
-                },
-                Message::Binary(bytes) => match deflate {
-                    None => websocket::binary_frame(&bytes),
-                    Some(terms) => squeezed(terms, &bytes, 0xc2, || websocket::deflated_binary_frame(&bytes)),
-                },
-                Message::Ping(payload) => websocket::pong_frame(&payload),
-                Message::Pong => continue,
-                Message::Close(code) => {
-                    return stream.write_all(&websocket::close_frame(code.unwrap_or(1000), "")).await;
-                }
-            };
-            stream.write_all(&answer).await?;
-        }
-        if let Err(violation) = fed {
-            stream.write_all(&websocket::close_frame(violation.close_code(), "")).await?;
-            return stream.shutdown().await;
-        }
-        input.clear();
-        if decoder.has_more() {
-            continue;
-        }
-        if stream.read_buf(&mut input).await? == 0 {
-            return Ok(());
-        }
+struct Raw(Seat);
+
+impl Raw {
+    /// As large as they come, and the next message is not handled before this is out.
+    async fn send(&self, frame: Bytes) -> Handled {
+        self.outbox().push_later(frame, Class::Snapshot);
+        self.outbox().flush();
+        self.outbox().snapshots_written().await;
+        Ok(())
     }
+}
+
+impl Service for Raw {
+    fn outbox(&self) -> &Outbox {
+        self.0.outbox()
+    }
+
+    fn message_bytes_max(&self) -> usize {
+        RAW_MESSAGE_BYTES_MAX
+    }
+
+    fn was_read(&mut self, _messages: usize, _bytes: usize) -> Duration {
+        Duration::ZERO
+    }
+
+    fn greeting(&self, _handshake: Handshake<'_>) -> Option<String> {
+        None
+    }
+
+    async fn text(&mut self, text: &str) -> Handled {
+        let frame = match self.outbox().deflate() {
+            None => websocket::text_frame(text),
+            Some(terms) => squeezed(terms, text.as_bytes(), 0xc1, || websocket::deflated_text_frame(text)),
+        };
+        self.send(frame).await
+    }
+
+    async fn message(&mut self, _text: &str) -> Handled {
+        unreachable!("no text is read as Engine.IO's")
+    }
+
+    async fn binary(&mut self, bytes: Vec<u8>) -> Handled {
+        let frame = match self.outbox().deflate() {
+            None => websocket::binary_frame(&bytes),
+            Some(terms) => squeezed(terms, &bytes, 0xc2, || websocket::deflated_binary_frame(&bytes)),
+        };
+        self.send(frame).await
+    }
+
+    fn deadline(&self) -> Option<Instant> {
+        None
+    }
+
+    fn deadline_passed(&mut self) -> Option<Ending> {
+        None
+    }
+
+    async fn end(&mut self) {}
 }
 
 /// The compressed frame, or where the codec gives none a message that says it is compressed and is not: the tool does not

@@ -15,7 +15,7 @@ use std::{
 use serde_json::Value;
 use tokio::process::Command;
 
-use crate::echo::{EngineEcho, SocketEcho, Suite};
+use crate::echo::{EngineEcho, SocketEcho, Suite, WebSocketEcho};
 
 /// Cases of large messages, and those of compression, have tests of their own.
 const WITHOUT: [&str; 3] = ["9.*", "12.*", "13.*"];
@@ -67,11 +67,13 @@ async fn autobahns_cases_of_compression_pass() {
 async fn run_autobahn(which: &[&str], least: usize, patience: Duration) {
     let Some(kosoku) = kosoku() else { return skipped("kosoku: run tests/setup.sh") };
     let start = Instant::now();
-    let address = echo::serve_raw().await;
+    let suite = echo::serve(|pod| Box::new(WebSocketEcho(pod))).await;
     let reports = tempfile::tempdir().unwrap();
     let mut command = Command::new(kosoku);
     command.args(["-m", "fuzzingclient", "-p", "4", "-o"]).arg(reports.path()).args(which);
-    let output = finish(command.arg(format!("ws://{address}")), "kosoku", patience).await;
+    let output =
+        finish(command.arg(format!("ws://{}/socket.io/?EIO=4&transport=websocket", suite.address)), "kosoku", patience)
+            .await;
     let index = std::fs::read_to_string(reports.path().join("index.json")).expect(&output);
     let index: Value = serde_json::from_str(&index).unwrap();
     let cases: Vec<(&String, &Value)> =

@@ -172,7 +172,6 @@ enum Done {
     },
     Access {
         user_id: Arc<str>,
-        epoch: u64,
         role: Result<Option<Role>, StoreError>,
     },
     Fetched(Result<(Vec<Logged>, bool), Trouble>),
@@ -180,7 +179,8 @@ enum Done {
     People(Result<(Vec<Member>, BTreeSet<Arc<str>>), Trouble>),
     /// The rows that are stored now.
     RowsWritten(Option<Vec<Member>>),
-    Renewed,
+    /// Nothing follows from it.
+    Nothing,
     /// The log is to be asked once more.
     AskAgain,
 }
@@ -191,7 +191,8 @@ struct Wanted {
     user_id: Arc<str>,
     clients: Vec<Arc<str>>,
     after: Point,
-    epoch: u64,
+    /// Changes that were heard before.
+    heard: u64,
 }
 
 /// A batch that is being committed, as often as it takes.
@@ -237,6 +238,7 @@ impl Task {
 
     async fn serve(&mut self, document: &mut Document, subscription: &mut Subscription) -> End {
         let mut unused_since: Option<Instant> = None;
+        self.read_doubted();
         loop {
             let draining = *self.draining.borrow();
             // Whoever lost the transport may come back, but not to a pod that drains: its rows end with its lease.
@@ -255,7 +257,8 @@ impl Task {
             let tick = document
                 .deadline_ms()
                 .map(|at| Instant::now() + Duration::from_millis(at.saturating_sub(now_ms()).max(1)));
-            let wake = [due, tick].into_iter().flatten().min();
+            let let_go = self.access.deadline().map(Into::into);
+            let wake = [due, tick, let_go].into_iter().flatten().min();
             let flow = tokio::select! {
                 mail = self.mail.recv() => match mail {
                     Some(mail) => self.take(document, *mail),
@@ -264,7 +267,10 @@ impl Task {
                 Some(done) = self.work.next(), if !self.work.is_empty() => self.finish(document, done),
                 heard = subscription.next() => self.hear(document, heard),
                 answered = self.promises.answered() => self.answered(document, answered),
-                () = sleep_until(wake) => self.feed(document, Input::Tick),
+                () = sleep_until(wake) => {
+                    self.let_go_late();
+                    self.feed(document, Input::Tick)
+                }
                 () = self.behind.drained(), if self.behind.is_anybody() => self.catch_up(document),
                 Some(rare) = self.rare.next() => self.happened(document, rare),
             };
@@ -296,7 +302,7 @@ impl Task {
             // What it means is looked at in every turn.
             Rare::Drains => {}
             Rare::HistoryChanged => self.history_changed(document),
-            Rare::ReadAccesses => self.read_accesses(None),
+            Rare::ReadAccesses => self.read_accesses(),
             Rare::RenewPresence => self.renew_presence(),
         }
         Ok(())
@@ -319,7 +325,7 @@ impl Task {
                 flow
             }
             Mail::AccessChanged { user_id, word } => {
-                self.access_changed(user_id, word);
+                self.access_changed(user_id.as_ref(), word);
                 Ok(())
             }
             Mail::IsHere { connection, answer } => {
@@ -354,8 +360,8 @@ impl Task {
                 self.answer(to, reply, &answer);
             }
             Command::Lookup { connection, user_id, clients, after } => {
-                let epoch = self.access.epoch();
-                self.look_up(Box::new(Wanted { connection, user_id, clients, after, epoch }));
+                let heard = self.access.heard();
+                self.look_up(Box::new(Wanted { connection, user_id, clients, after, heard }));
             }
             Command::Commit(batch) => {
                 let entries = io::encode_batch(&batch);
@@ -402,12 +408,12 @@ impl Task {
 
     fn finish(&mut self, document: &mut Document, done: Done) -> Flow {
         match done {
-            Done::LookedUp { wanted, .. } if wanted.epoch != self.access.epoch() => {
+            Done::LookedUp { wanted, .. } if self.access.changed_since(&wanted.user_id, wanted.heard) => {
                 // What it read of the access may be what was changed.
-                self.look_up(Box::new(Wanted { epoch: self.access.epoch(), ..*wanted }));
+                self.look_up(Box::new(Wanted { heard: self.access.heard(), ..*wanted }));
                 Ok(())
             }
-            Done::Access { user_id, epoch, role } => self.access_read(document, user_id, epoch, role),
+            Done::Access { user_id, role } => self.access_read(document, user_id, role),
             Done::LookedUp { wanted, result } => {
                 let connection = wanted.connection;
                 let (result, end) = match result {
@@ -432,7 +438,7 @@ impl Task {
                 tracing::debug!(document = %self.id, %trouble, "the presence rows could not be read");
                 self.feed(document, Input::PresenceUnread)
             }
-            Done::Renewed => Ok(()),
+            Done::Nothing => Ok(()),
             Done::AskAgain => {
                 self.ask_the_log(document);
                 Ok(())

@@ -52,6 +52,13 @@ fn requests(gateway: &Gateway, hook: &str, outcome: &str) -> u64 {
     scraped(gateway, &format!("webhook_requests_total{{hook=\"{hook}\",outcome=\"{outcome}\"}}"))
 }
 
+/// Time goes on by so much, here and in the gateway.
+async fn skip(time: Duration) {
+    tokio::time::pause();
+    tokio::time::advance(time).await;
+    tokio::time::resume();
+}
+
 async fn all_turns_are_taken(web: &Web) {
     until("all turns are taken", || web.most_at_once() >= REQUESTS_MAX).await;
 }
@@ -219,9 +226,7 @@ async fn after_anything_changed_and_with_the_webhook_away_people_stay_for_a_minu
     // Whoever was in before gets in again, by what is remembered.
     let mut bob = Client::connected(&gateway, "bob", "b1").await;
     assert_eq!(bob.join(json!("d")).await["content"], "x");
-    tokio::time::pause();
-    tokio::time::advance(Duration::from_secs(61)).await;
-    tokio::time::resume();
+    skip(Duration::from_secs(61)).await;
     for client in [&mut ann, &mut bob] {
         assert_eq!(client.close_code().await, Some(1013));
     }
@@ -252,16 +257,12 @@ async fn with_the_webhook_away_and_nothing_said_nobody_is_let_go() {
     web.says(access, 500, "");
     for hours in 1..=3_u64 {
         let asked = web.asked(access);
-        tokio::time::pause();
-        tokio::time::advance(Duration::from_secs(3600)).await;
-        tokio::time::resume();
+        skip(Duration::from_secs(3600)).await;
         web.until_asked(access, asked + 1).await;
         let edit = json!({"documentId": "d", "version": hours - 1, "ops": [{"insert": "x"}]});
         assert_eq!(ann.ask("edit", edit).await, json!({"version": hours}));
     }
-    tokio::time::pause();
-    tokio::time::advance(Duration::from_secs(24 * 3600)).await;
-    tokio::time::resume();
+    skip(Duration::from_secs(24 * 3600)).await;
     assert_eq!(ann.close_code().await, Some(1013), "a day is the longest that anybody is believed");
 }
 
@@ -280,4 +281,72 @@ async fn whoever_was_named_by_a_change_cannot_stay_by_joining_again_and_again() 
     bob.send(r#"427["join-document","d"]"#).await;
     assert_eq!(bob.close_code().await, Some(1013));
     assert!(started.elapsed() < Duration::from_secs(6), "{:?}", started.elapsed());
+}
+
+#[tokio::test]
+async fn a_change_that_is_said_is_read_at_once_though_an_earlier_read_waits_for_its_next_attempt() {
+    let web = Web::start().await;
+    let (gateway, bus) = gateway(&web).await;
+    knows(&web, "bob");
+    let access = "/documents/d/access/bob";
+    web.says(access, 200, "write");
+    let (mut bob, _) = Client::joined(&gateway, "bob", "b1", "d").await;
+    web.says(access, 500, "");
+    let asked = web.asked(access);
+    skip(Duration::from_secs(60)).await;
+    // Seven attempts of the first read and one of each further one: then the next is seconds away.
+    while web.asked(access) < asked + 11 {
+        skip(Duration::from_millis(50)).await;
+        tokio::task::yield_now().await;
+    }
+    web.says(access, 404, "");
+    let started = Instant::now();
+    bus.publish(CHANGED_CHANNEL, r#"{"documentId":"d","userId":"bob"}"#.into());
+    assert_eq!(bob.event("access-changed").await["role"], json!(null));
+    assert!(started.elapsed() < Duration::from_secs(2), "{:?}", started.elapsed());
+}
+
+#[tokio::test]
+async fn whoever_is_named_by_a_change_is_let_go_in_time_though_an_earlier_read_hangs() {
+    let web = Web::start().await;
+    let (gateway, bus) = gateway(&web).await;
+    knows(&web, "bob");
+    let access = "/documents/d/access/bob";
+    web.says(access, 200, "write");
+    let (mut bob, _) = Client::joined(&gateway, "bob", "b1", "d").await;
+    web.hang(true);
+    let asked = web.asked(access);
+    skip(Duration::from_secs(60)).await;
+    web.until_asked(access, asked + 1).await;
+    let started = Instant::now();
+    bus.publish(CHANGED_CHANNEL, r#"{"documentId":"d","userId":"bob"}"#.into());
+    assert_eq!(bob.close_code().await, Some(1013));
+    assert!(started.elapsed() < Duration::from_secs(6), "{:?}", started.elapsed());
+}
+
+#[tokio::test]
+async fn changes_of_others_do_not_keep_an_access_from_being_read() {
+    let web = Web::start().await;
+    let (gateway, bus) = gateway(&web).await;
+    for user in ["ann", "bob"] {
+        knows(&web, user);
+        web.says(&format!("/documents/d/access/{user}"), 200, "write");
+    }
+    let (_ann, _) = Client::joined(&gateway, "ann", "a1", "d").await;
+    let (mut bob, _) = Client::joined(&gateway, "bob", "b1", "d").await;
+    // Each answer takes longer than it takes until the next change is said.
+    web.takes(Duration::from_millis(200));
+    let others = bus.clone();
+    let saying = tokio::spawn(async move {
+        let mut ticks = tokio::time::interval(Duration::from_millis(20));
+        for number in 0.. {
+            ticks.tick().await;
+            let user = if number % 2 == 0 { "ann".to_owned() } else { format!("u{number}") };
+            others.publish(CHANGED_CHANNEL, json!({"userId": user}).to_string().into());
+        }
+    });
+    web.says("/documents/d/access/bob", 200, "read");
+    bus.publish(CHANGED_CHANNEL, r#"{"documentId":"d","userId":"bob"}"#.into());
+    assert_eq!(bob.event("access-changed").await["role"], "read");
+    saying.abort();
 }

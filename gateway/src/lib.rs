@@ -24,6 +24,7 @@ pub mod http_client;
 pub mod lease;
 pub mod live;
 pub mod log;
+mod looks;
 pub mod meter;
 pub mod metrics;
 pub mod open_files;

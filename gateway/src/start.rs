@@ -174,7 +174,6 @@ pub async fn assemble(config: &Config, live: watch::Receiver<Live>, backend: Bac
     let (every_pod, said) = broadcast::channel(SERVER_WIDE_BEHIND_MAX);
     tasks.spawn(hear_claims(said, registry.clone()));
     tasks.spawn(changes::hear(every_pod.subscribe(), news, directory.clone(), documents.clone(), registry.clone()));
-    tasks.spawn(changes::look_again_at_users(directory.clone(), documents.clone(), registry.clone()));
     // Whoever else wants to hear subscribes to `every_pod` before this.
     tasks.spawn(hear_server_wide(bus.clone(), every_pod));
     let pod = Pod {

@@ -135,3 +135,30 @@ async fn a_user_whom_the_directory_forgot_is_closed_and_refused() {
     again.send(&format!("40{}", json!({"token": crate::harness::token("bob")}))).await;
     assert!(again.text().await.contains("USER_NOT_FOUND"));
 }
+
+#[tokio::test]
+async fn a_change_of_anything_and_one_that_cannot_be_read_are_about_users_too() {
+    let (gateway, bus) = stage().await;
+    let mut ann = Client::connected(&gateway, "ann", "a1").await;
+    for (user, said) in [("bob", "{}"), ("eve", "not JSON")] {
+        gateway.store.set(&format!("user:{user}"), Some(r#"{"name": "somebody"}"#));
+        let mut client = Client::connected(&gateway, user, user).await;
+        gateway.store.set(&format!("user:{user}"), None);
+        let started = Instant::now();
+        bus.publish(CHANGED_CHANNEL, said.into());
+        assert_eq!(client.close_code().await, Some(1008));
+        assert!(started.elapsed() < Duration::from_secs(20), "{:?}", started.elapsed());
+    }
+    ann.join(json!("d")).await;
+    // And new names are told.
+    gateway.store.set("user:ann", Some(r#"{"name": "Anna"}"#));
+    bus.publish(CHANGED_CHANNEL, "{}".into());
+    gateway.store.set("doc:d:access:zoe", Some("read"));
+    gateway.store.set("user:zoe", Some(r#"{"name": "zoe"}"#));
+    let started = Instant::now();
+    let (mut zoe, mut joined) = Client::joined(&gateway, "zoe", "z1", "d").await;
+    while joined["activeUsers"][0]["name"] != "Anna" {
+        assert!(started.elapsed() < Duration::from_secs(20), "{joined}");
+        joined = zoe.join(json!("d")).await;
+    }
+}

@@ -350,3 +350,30 @@ async fn changes_of_others_do_not_keep_an_access_from_being_read() {
     assert_eq!(bob.event("access-changed").await["role"], "read");
     saying.abort();
 }
+
+#[tokio::test]
+async fn every_user_who_is_named_is_looked_at_however_many_are() {
+    const USERS: usize = 300;
+    let web = Web::start().await;
+    let (gateway, bus) = gateway(&web).await;
+    let users: Vec<_> = (0..USERS).map(|number| format!("u{number}")).collect();
+    for user in &users {
+        knows(&web, user);
+    }
+    let mut clients = join_all(users.iter().map(|user| Client::connected(&gateway, user, user))).await;
+    for user in &users {
+        web.says(&format!("/users/{user}"), 404, "");
+    }
+    web.hang(true);
+    let asked = web.asked_at_all();
+    for user in &users {
+        bus.publish(CHANGED_CHANNEL, json!({"userId": user}).to_string().into());
+    }
+    until("they are asked for", || web.asked_at_all() > asked).await;
+    web.hang(false);
+    let started = Instant::now();
+    for client in &mut clients {
+        assert_eq!(client.close_code().await, Some(1008));
+    }
+    assert!(started.elapsed() < Duration::from_secs(30), "{:?}", started.elapsed());
+}

@@ -142,11 +142,7 @@ impl Documents {
             }
         };
         for mailbox in mailboxes {
-            let mail = Box::new(Mail::AccessChanged { user_id: user_id.cloned(), word });
-            // A document that has closed has nobody in it. One that is swamped must not keep the word from the others.
-            if let Err(mpsc::error::TrySendError::Full(mail)) = mailbox.try_send(mail) {
-                tokio::spawn(async move { mailbox.send(mail).await });
-            }
+            tell(mailbox, Mail::AccessChanged { user_id: user_id.cloned(), word });
         }
     }
 
@@ -154,8 +150,7 @@ impl Documents {
     pub fn user_changed(&self, user: &User) {
         let mailboxes: Vec<_> = self.inner.open().values().cloned().collect();
         for mailbox in mailboxes {
-            // One that is swamped shows the old name a little longer.
-            let _ = mailbox.try_send(Box::new(Mail::Input(document::Input::User(user.clone()), None)));
+            tell(mailbox, Mail::Input(document::Input::User(user.clone()), None));
         }
     }
 
@@ -215,6 +210,13 @@ impl Documents {
     }
 }
 
+/// A document that has closed has nobody in it. One that is swamped must not keep a word from the others, nor miss it.
+fn tell(mailbox: Mailbox, mail: Mail) {
+    if let Err(mpsc::error::TrySendError::Full(mail)) = mailbox.try_send(Box::new(mail)) {
+        tokio::spawn(async move { mailbox.send(mail).await });
+    }
+}
+
 /// Answered by the document, or by its end.
 async fn ask_to_settle(mailbox: Mailbox, connection: Option<ConnectionId>) {
     ask(mailbox, |settled| Mail::Settle { connection, settled }).await;
@@ -262,5 +264,43 @@ impl Inner {
     fn open(&self) -> MutexGuard<'_, HashMap<Arc<str>, Mailbox>> {
         // Nothing can panic while it is held.
         self.open.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::directory::{Trust, Urls};
+
+    fn documents() -> Documents {
+        let bus = crate::bus::MemoryBus::default();
+        let store = Store::Memory(crate::store::MemoryStore::new(bus.clone()));
+        let metrics = Metrics::default();
+        let (directory, _news) =
+            Directory::new(store.clone(), Trust::Everything, false, &Urls::default(), &metrics).expect("no webhooks");
+        Documents::new(Parts {
+            bus: Bus::Memory(bus),
+            directory,
+            lease: Lease::start(store.clone()),
+            settings: document::Settings::default(),
+            budget: Budget::new(0, &metrics),
+            tickets: Tickets::new(None).expect("no file"),
+            metrics,
+            store,
+        })
+    }
+
+    #[tokio::test]
+    async fn a_document_with_a_full_mailbox_hears_of_a_new_name_when_there_is_room() {
+        let documents = documents();
+        let (mailbox, mut mail) = mpsc::channel(1);
+        documents.inner.open().insert("d".into(), mailbox);
+        documents.access_changed(None, None, Word::Anything);
+        documents.user_changed(&User { id: "ann".into(), name: "Anna".into(), avatar: None });
+        assert!(matches!(mail.recv().await.as_deref(), Some(Mail::AccessChanged { .. })));
+        let told = timeout(Duration::from_secs(60), mail.recv()).await.expect("it is told");
+        assert!(
+            matches!(told.as_deref(), Some(Mail::Input(document::Input::User(user), None)) if &*user.name == "Anna")
+        );
     }
 }

@@ -15,13 +15,7 @@ use crate::{
 
 impl Document {
     pub(crate) fn on_access(&mut self, user_id: &str, role: Option<Role>, now_ms: u64) {
-        let theirs: Vec<ConnectionId> = self
-            .connections
-            .values()
-            .filter(|connection| *connection.user.id == *user_id)
-            .map(|connection| connection.id)
-            .collect();
-        for id in theirs {
+        for id in self.connections.of(user_id).to_vec() {
             match role {
                 None => self.remove(id, now_ms),
                 Some(role) => self.change_role(id, role),

@@ -13,6 +13,7 @@ use crate::{
     Code, Command, ConnectionId, Event, Identity, Input, Logged, OpenError, Point, ReplyId, Settings, Snapshot,
     Version,
     connection::{Connection, Stage},
+    connections::Connections,
     cursors::Cursors,
     divergence::Digests,
     durability::Durability,
@@ -36,8 +37,7 @@ const SAVE_AGAIN_MS: u64 = 30_000;
 pub struct Document {
     pub(crate) settings: Settings,
     pub(crate) history: History,
-    /// Boxed: a map's nodes have room for eleven, and hold about six where keys only grow.
-    pub(crate) connections: BTreeMap<ConnectionId, Box<Connection>>,
+    pub(crate) connections: Connections,
     /// Connections that are gone but whose last edits are still to be committed.
     pub(crate) draining: Vec<Connection>,
     /// Connections whose join is under way.
@@ -153,7 +153,7 @@ impl Document {
             settings,
             heard: history.head().version,
             history,
-            connections: BTreeMap::new(),
+            connections: Connections::default(),
             draining: Vec::new(),
             joining: BTreeSet::new(),
             early: BTreeSet::new(),
@@ -405,7 +405,7 @@ impl Document {
             return;
         }
         self.reopening = true;
-        for (id, connection) in &self.connections {
+        for (id, connection) in self.connections.iter() {
             if connection.paused {
                 self.out.push(Command::PauseReading { connection: *id, pause: false });
             }

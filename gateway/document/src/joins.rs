@@ -32,9 +32,9 @@ impl Document {
             return self.refuse_join(&join, refusal(Code::BadRequest, "the clientId `newline` is the gateway's own"));
         }
         let mut same_client = Vec::new();
-        for (other, connection) in self.connections.iter().filter(|(other, _)| **other != id) {
-            // Another user's with this name is none of this join's business: whose the name is, the log says.
-            if connection.client_id == join.client_id && connection.user.id == join.user.id {
+        // Another user's with this name is none of this join's business: whose the name is, the log says.
+        for other in self.connections.of(&join.user.id).iter().filter(|other| **other != id) {
+            if self.connections.get(other).is_some_and(|connection| connection.client_id == join.client_id) {
                 if *other > id {
                     return self
                         .refuse_join(&join, refusal(Code::ClientReplaced, "a newer connection has this clientId"));
@@ -90,7 +90,7 @@ impl Document {
                     present: false,
                     cursor: None,
                 });
-                self.connections.insert(id, connection);
+                self.connections.insert(connection);
             }
             Some(connection) => self.join_again(connection, join.session, joining),
         }
@@ -227,7 +227,6 @@ impl Document {
 
     /// The connection is in the document, or on its way in, and joins again.
     fn join_again(&mut self, connection: Box<Connection>, session: Arc<str>, joining: Joining) {
-        let id = connection.id;
         let mut connection = connection;
         let mut joining = joining;
         match std::mem::replace(&mut connection.stage, Stage::Joined) {
@@ -251,7 +250,7 @@ impl Document {
         connection.reset();
         connection.session = session;
         connection.stage = Stage::Joining(Box::new(joining));
-        self.connections.insert(id, connection);
+        self.connections.insert(connection);
     }
 
     fn progress_join(&mut self, id: ConnectionId, now_ms: u64) {

@@ -78,7 +78,7 @@ impl Document {
         let mut overtaken = Vec::new();
         let mut nameless = Vec::new();
         let mut shown = Vec::new();
-        for (id, connection) in &mut self.connections {
+        for (id, connection) in self.connections.iter_mut() {
             if connection.is_namesake(entry) {
                 match connection.stage {
                     Stage::Joined => overtaken.push(*id),

@@ -11,6 +11,7 @@ mod color;
 #[allow(missing_docs, reason = "most fields are said by their name and type; the others have a comment")]
 mod command;
 mod connection;
+mod connections;
 mod crowd;
 mod cursors;
 mod digest;

@@ -73,8 +73,10 @@ impl Document {
 
     /// A new name or picture is shown to whoever joins from now on, here and on other pods.
     pub(crate) fn on_user(&mut self, user: &User, now_ms: u64) {
-        for connection in self.connections.values_mut().filter(|connection| connection.user.id == user.id) {
-            connection.user = user.clone();
+        for id in self.connections.of(&user.id).to_vec() {
+            if let Some(connection) = self.connections.get_mut(&id) {
+                connection.user = user.clone();
+            }
         }
         self.presence.rename(user, now_ms);
     }

@@ -5,8 +5,10 @@
 
 mod common;
 
-use common::{Desk, Got, entry, insert, join};
-use document::{Answer, Code, Command, CommitReply, ConnectionId, Event, Input, Join, Logged, Point, Role, Verdict};
+use common::{Desk, Got, entry, insert, join, user};
+use document::{
+    Answer, Code, Command, CommitReply, ConnectionId, Event, Input, Join, Leaving, Logged, Point, Role, Verdict,
+};
 
 /// Client 1 has one edit in flight and one behind it when its role becomes this.
 fn in_flight(role: Option<Role>) -> Desk {
@@ -99,4 +101,35 @@ fn a_session_that_was_overtaken_is_not_answered_for_what_it_did_not_get_away() {
     desk.edit(1, 1, 2, insert(6, "two"));
     assert_eq!(answers(&mut desk), [(2, Ok(Answer::Version(2)))]);
     assert_eq!(desk.text(), "abconetwo");
+}
+
+#[test]
+fn a_change_of_a_user_is_about_all_connections_of_that_user_and_of_nobody_else() {
+    let mut desk = Desk::new();
+    for id in 1..=3 {
+        desk.join(id);
+    }
+    let tab = |id| Join { user: user(1), ..join(id) };
+    for id in [4, 5] {
+        desk.join_with(tab(id));
+    }
+    // One that joined again, and one that left.
+    desk.join_with(Join { session: "again".into(), ..tab(1) });
+    desk.leave(4, Leaving::Said);
+    let told = |desk: &mut Desk| -> Vec<u64> {
+        let mut told = Vec::new();
+        for id in 1..=5 {
+            if desk.events(id).iter().any(|event| matches!(event, Event::AccessChanged { .. })) {
+                told.push(id);
+            }
+        }
+        told
+    };
+    for (role, expected) in [(Some(Role::Read), vec![1, 5]), (None, vec![1, 5]), (Some(Role::Read), vec![])] {
+        desk.input(Input::Access { user_id: "u1".into(), role });
+        assert_eq!(told(&mut desk), expected, "{role:?}");
+    }
+    desk.join_with(tab(5));
+    desk.input(Input::Access { user_id: "u1".into(), role: Some(Role::Comment) });
+    assert_eq!(told(&mut desk), [5]);
 }

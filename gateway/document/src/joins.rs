@@ -16,7 +16,7 @@ use crate::{
     connection::{Connection, Joining, Stage},
     document::Origin,
     edits::{overloaded, refusal},
-    queue::EditQueue,
+    queue::{EditQueue, Queued},
     window::weight_bytes,
 };
 
@@ -94,6 +94,7 @@ impl Document {
             }
             Some(connection) => self.join_again(connection, join.session, joining),
         }
+        self.count_awaited(id, now_ms);
         self.look_up(id);
         self.check_pause(id);
     }
@@ -200,7 +201,8 @@ impl Document {
                 for id in self.joining.clone() {
                     let joining = self.connections.get_mut(&id).and_then(|connection| connection.joining());
                     if joining.is_some_and(|joining| joining.prepared && joining.form == Form::Quill) {
-                        self.end_join(id, overloaded("this document has too many clients; join again later"), 0);
+                        let why = overloaded("this document has too many clients; join again later");
+                        self.end_join(id, why, self.now_ms);
                     }
                 }
             }
@@ -361,10 +363,56 @@ impl Document {
         Some(entries)
     }
 
-    /// The join fails; the connection is not, or no longer, in the document.
+    /// Whoever is waited for is back with the join: its answer may take longer than the wait.
+    fn count_awaited(&mut self, id: ConnectionId, now_ms: u64) {
+        let Some(connection) = self.connections.get_mut(&id).filter(|connection| !connection.present) else { return };
+        if self.presence.is_awaited(&connection.user.id, now_ms) {
+            connection.present = true;
+            let user = connection.user.clone();
+            self.presence.join(&user, now_ms);
+        }
+    }
+
+    /// The join fails. If that may pass, whoever counts as present stays so: the client joins again. Else the connection
+    /// is not, or no longer, in the document.
     pub(crate) fn end_join(&mut self, id: ConnectionId, why: Refusal, now_ms: u64) {
+        let is_passing = why.retry_after_ms.is_some();
         self.answer_join(id, Err(why));
-        self.depart(id, false, now_ms);
+        if is_passing && self.connections.get(&id).is_some_and(|connection| connection.present) {
+            self.expect_join(id);
+        } else {
+            self.depart(id, false, now_ms);
+        }
+    }
+
+    /// What came with a join that failed is over, as when the connection leaves; another join is expected of it.
+    fn expect_join(&mut self, id: ConnectionId) {
+        self.refuse_unjoined(id);
+        self.joining.remove(&id);
+        self.waiting.remove(&id);
+        self.busy.remove(&id);
+        let Some(connection) = self.connections.get_mut(&id) else { return };
+        connection.stage = Stage::Rejoining(EditQueue::default());
+        if !connection.chain.pending().is_empty() {
+            let left = connection.leave_behind();
+            self.draining.push(left);
+        }
+        connection.reset();
+        self.check_pause(id);
+    }
+
+    /// Answers the edits of a connection that wait for it to be joined.
+    pub(crate) fn refuse_unjoined(&mut self, id: ConnectionId) {
+        let Some(connection) = self.connections.get_mut(&id) else { return };
+        let early = match &mut connection.stage {
+            Stage::Joining(joining) => joining.early.take(),
+            Stage::Rejoining(early) => early.take(),
+            Stage::Joined => return,
+        };
+        for Queued { edit, .. } in connection.inbox.take().into_iter().chain(early) {
+            let why = Refusal { seq: edit.seq, ..refusal(Code::NotJoined, "there was no join; join again") };
+            self.answer(id, edit.reply, Err(why));
+        }
     }
 
     fn refuse_join(&mut self, join: &Join, why: Refusal) {

@@ -2,20 +2,16 @@
 //!
 //! In: what connections and other pods say. Out: the events of presence, and messages to other pods and the store.
 
-use std::{
-    collections::{BTreeSet, VecDeque},
-    sync::Arc,
-};
+use std::{collections::BTreeSet, sync::Arc};
 
 use crate::{
     ActiveCursor, ActiveUser, Answer, Code, Command, ConnectionId, Document, Event, Leaving, Member, Peer, PeerCursor,
-    Position, Refusal, ReplyId, Role, User, Version,
-    connection::{Stage, WaitingCursor},
+    Position, ReplyId, Role, User, Version,
+    connection::WaitingCursor,
     crowd::Told,
     cursors::{Gone, Origin, move_position},
     edits::refusal,
     presence::Change,
-    queue::Queued,
 };
 
 /// How long this pod waits, in milliseconds, before it tells its cursors to a pod that asked: others ask too when a
@@ -37,21 +33,11 @@ impl Document {
         if self.joining.contains(&id) {
             self.answer_join_callbacks(id, &Err(refusal(Code::NotJoined, "the connection left before it had joined")));
         }
-        let Some(mut connection) = self.connections.remove(&id) else { return };
+        self.refuse_unjoined(id);
+        let Some(connection) = self.connections.remove(&id) else { return };
         if connection.paused {
             // It may join again, and is in other documents.
             self.out.push(Command::PauseReading { connection: id, pause: false });
-        }
-        let early = match &mut connection.stage {
-            Stage::Joining(joining) => joining.early.take(),
-            Stage::Rejoining(early) => early.take(),
-            Stage::Joined => VecDeque::new(),
-        };
-        if !connection.is_joined() {
-            for Queued { edit, .. } in connection.inbox.take().into_iter().chain(early) {
-                let why = Refusal { seq: edit.seq, ..refusal(Code::NotJoined, "there was no join; join again") };
-                self.answer(id, edit.reply, Err(why));
-            }
         }
         self.joining.remove(&id);
         self.waiting.remove(&id);

@@ -54,8 +54,17 @@ struct Local {
     /// What the row says; 0: it may say anything.
     row_connections: u32,
     since_ms: u64,
+    /// How many whose transport was lost are not back, and until when the last of them is waited for.
+    awaited: u32,
+    awaited_until_ms: u64,
     /// Set while nobody of this user is connected here any more, but a transport was lost.
     gone_at_ms: Option<u64>,
+}
+
+impl Local {
+    fn is_awaited(&self, now_ms: u64) -> bool {
+        self.awaited > 0 && now_ms < self.awaited_until_ms
+    }
 }
 
 #[derive(Debug)]
@@ -121,9 +130,12 @@ impl Presence {
             connections: 0,
             row_connections: 0,
             since_ms: now_ms,
+            awaited: 0,
+            awaited_until_ms: 0,
             gone_at_ms: None,
         });
         local.connections += 1;
+        local.awaited = local.awaited.saturating_sub(1);
         local.user = user.clone();
         if let Some(gone_at_ms) = local.gone_at_ms.take() {
             self.leaving.remove(&(gone_at_ms, user.id.clone()));
@@ -148,15 +160,23 @@ impl Presence {
     pub(crate) fn leave(&mut self, user_id: &Arc<str>, lost: bool, now_ms: u64) {
         let Some(local) = self.local.get_mut(user_id) else { return };
         local.connections = local.connections.saturating_sub(1);
+        if lost {
+            local.awaited = 1 + if local.is_awaited(now_ms) { local.awaited } else { 0 };
+            local.awaited_until_ms = now_ms.saturating_add(GRACE_MS);
+        }
         if local.connections > 0 {
             self.write_row(user_id);
-        } else if lost {
-            let gone_at_ms = now_ms.saturating_add(GRACE_MS);
-            local.gone_at_ms = Some(gone_at_ms);
-            self.leaving.insert((gone_at_ms, user_id.clone()));
+        } else if local.is_awaited(now_ms) {
+            local.gone_at_ms = Some(local.awaited_until_ms);
+            self.leaving.insert((local.awaited_until_ms, user_id.clone()));
         } else {
             self.remove(user_id, now_ms);
         }
+    }
+
+    /// Whether a connection of this user was here whose transport was lost and that may be back soon.
+    pub(crate) fn is_awaited(&self, user_id: &str, now_ms: u64) -> bool {
+        self.local.get(user_id).is_some_and(|local| local.is_awaited(now_ms))
     }
 
     /// The whole truth of the store: all rows, and the pods whose lease lives.
@@ -338,6 +358,8 @@ impl Presence {
                 connections: 0,
                 row_connections: 0,
                 since_ms: member.since_ms,
+                awaited: member.connections,
+                awaited_until_ms: gone_at_ms,
                 gone_at_ms: Some(gone_at_ms),
             };
             self.local.insert(user_id, local);

@@ -6,8 +6,11 @@ mod common;
 
 use std::{collections::BTreeSet, sync::Arc};
 
-use common::{Desk, entry, insert, join, user};
-use document::{Command, ConnectionId, Event, Input, Join, Leaving, Member, Peer, Position};
+use common::{Desk, Got, edit, entry, insert, join, user};
+use document::{
+    Code, Command, ConnectionId, Event, Input, Join, Leaving, Lookup, Member, Peer, Position, Refusal, Role, Settings,
+};
+use ot::Delta;
 
 fn range(index: usize, length: usize) -> Option<Position> {
     Some(Position::Range { index, length })
@@ -106,6 +109,106 @@ fn a_lost_transport_is_told_after_ten_seconds_unless_the_user_is_back() {
     assert_eq!(desk.document.deadline_ms(), Some(desk.now_ms + 10_000));
     desk.tick(10_000);
     assert_eq!(desk.events(1), [left(2)]);
+}
+
+#[test]
+fn a_tab_whose_transport_was_lost_is_waited_for_though_another_leaves_by_word() {
+    let mut desk = Desk::new();
+    desk.join(1);
+    desk.join(2);
+    desk.join_with(second_tab(3, 2));
+    desk.take(1);
+    desk.leave(2, Leaving::Lost);
+    desk.tick(1_000);
+    desk.leave(3, Leaving::Said);
+    desk.tick(8_000);
+    assert_eq!(desk.events(1), [], "the first tab may come back");
+    desk.join_with(second_tab(4, 2));
+    desk.leave(4, Leaving::Said);
+    assert_eq!(desk.events(1), [left(2)], "it has come back, and nobody is waited for");
+
+    desk.join_with(second_tab(5, 2));
+    desk.join_with(second_tab(6, 2));
+    desk.take(1);
+    desk.leave(5, Leaving::Lost);
+    desk.tick(1_000);
+    desk.leave(6, Leaving::Said);
+    desk.tick(9_000);
+    assert_eq!(desk.events(1), [left(2)], "ten seconds after the transport was lost");
+}
+
+#[test]
+fn whoever_is_connected_does_not_leave_because_a_join_fails_for_a_passing_reason() {
+    let mut desk = Desk::new();
+    desk.join(1);
+    desk.join(2);
+    desk.input(Input::Cursor { connection: ConnectionId(2), version: Some(0), position: range(1, 1), reply: None });
+    desk.take(1);
+    let fail = |desk: &mut Desk, join: Join, code: Code| {
+        let connection = join.connection;
+        desk.hold = true;
+        desk.input(Input::Join(join));
+        let why = Refusal::new(code, "the lookup failed");
+        let retry_after_ms = (code == Code::StoreUnavailable).then_some(1_000);
+        desk.input(Input::LookedUp { connection, result: Err(Refusal { retry_after_ms, ..why }) });
+        desk.hold = false;
+        assert_eq!(desk.refusal(connection.0).code, code);
+    };
+    fail(&mut desk, join(2), Code::StoreUnavailable);
+    desk.tick(60_000);
+    assert_eq!(desk.events(1), [], "neither the user nor the cursor");
+    let back = desk.join(2);
+    assert_eq!(back.active_count, 2);
+    assert_eq!(desk.events(1), []);
+
+    fail(&mut desk, join(2), Code::StoreUnavailable);
+    desk.leave(2, Leaving::Said);
+    assert!(desk.events(1).contains(&left(2)), "a word counts as ever");
+
+    // Another connection of somebody who is waited for: it is there when its join comes, not when that is answered.
+    desk.join(3);
+    desk.take(1);
+    desk.leave(3, Leaving::Lost);
+    desk.tick(9_000);
+    fail(&mut desk, second_tab(4, 3), Code::StoreUnavailable);
+    desk.tick(60_000);
+    assert_eq!(desk.events(1), []);
+    fail(&mut desk, second_tab(4, 3), Code::AccessDenied);
+    assert_eq!(desk.events(1), [left(3)]);
+
+    // Nobody is there by a join that failed.
+    fail(&mut desk, join(5), Code::StoreUnavailable);
+    assert_eq!((desk.events(1), desk.document.has(ConnectionId(5))), (vec![], false));
+}
+
+#[test]
+fn edits_of_a_join_that_failed_are_refused_and_what_was_committed_of_them_stays() {
+    let mut desk = Desk::with(Settings { held_edits: 2, ..Settings::default() }, Delta::new());
+    desk.join(1);
+    desk.hold = true;
+    desk.input(Input::Join(join(1)));
+    for _ in 0..3 {
+        desk.input(Input::Edit(edit(1, 0, None, insert(0, "x"))));
+    }
+    desk.input(Input::StoreAway(true));
+    desk.tick(30_000);
+    let codes = |desk: &mut Desk| -> Vec<Code> {
+        let refused = |got| if let Got::Answer(_, Err(Refusal { code, .. })) = got { Some(code) } else { None };
+        desk.take(1).into_iter().filter_map(refused).collect()
+    };
+    let not_joined = Code::NotJoined;
+    assert_eq!(codes(&mut desk), [Code::StoreUnavailable, not_joined, not_joined, not_joined]);
+    let is_read_on = Command::PauseReading { connection: ConnectionId(1), pause: false };
+    assert_eq!(desk.commands.last(), Some(&is_read_on), "{:?}", desk.commands);
+    desk.input(Input::StoreAway(false));
+    desk.hold = false;
+    desk.held.clear();
+    // The answer of the lookup that came too late.
+    let late = Lookup { role: Role::Write, rows: Vec::new(), tail: Vec::new(), more: false };
+    desk.input(Input::LookedUp { connection: ConnectionId(1), result: Ok(late) });
+    desk.join(1);
+    desk.edit(1, 0, 1, insert(0, "y"));
+    assert_eq!(desk.text(), "y");
 }
 
 #[test]

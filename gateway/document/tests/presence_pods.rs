@@ -2,8 +2,8 @@
 //!
 //! In: a seed. Pods open one document, people come and go with several tabs, move between pods, lose transports; messages
 //! between pods are lost, doubled or late; pods die, stand still for longer than their lease, and the store loses all
-//! data. Out: what an observer on each pod was told. Whoever is connected all the time never leaves for others, and at
-//! rest every observer knows exactly those who are there.
+//! data. Out: what an observer on each pod was told. Whoever is connected all the time never leaves for others, nor does
+//! whoever moves as long as no message is lost, and at rest every observer knows exactly those who are there.
 
 #![allow(clippy::wildcard_enum_match_arm, reason = "tests look for one variant among many")]
 
@@ -24,6 +24,11 @@ const LEASE_MS: u64 = 15_000;
 const RENEW_MS: u64 = 5_000;
 /// Nobody who sees that all leases ran out together declares anybody dead for so long.
 const LEASE_GRACE_MS: u64 = 10_000;
+/// Whoever moves is back within this, and no pod stands still for longer: together less than anybody is waited for.
+const MOVE_MS: u64 = 3_000;
+const PAUSE_MS: u64 = 6_000;
+/// Whoever came back later than that may still be told to have left, for the last time, until so long after.
+const LATE_LEFT_MS: u64 = 18_000;
 /// Ghosts of lost messages are gone after the longest time between two reads, and the doubt about a missing row.
 const REST_MS: u64 = 800_000;
 
@@ -78,6 +83,9 @@ struct World {
     next_trouble_ms: u64,
     /// Who may not be seen to leave.
     steady: BTreeSet<Arc<str>>,
+    /// Since when users are there without a break that is longer than a move.
+    there_since_ms: BTreeMap<Arc<str>, u64>,
+    moves: usize,
 }
 
 impl World {
@@ -94,6 +102,8 @@ impl World {
             is_lossy: true,
             next_trouble_ms: 0,
             steady: BTreeSet::new(),
+            there_since_ms: BTreeMap::new(),
+            moves: 0,
         };
         for _ in 0..PODS {
             world.open();
@@ -133,6 +143,7 @@ impl World {
         self.next += 1;
         let id = self.next;
         self.pods[pod].connected.insert(id, user_id);
+        self.there_since_ms.entry(user(user_id).id).or_insert(self.now_ms);
         let join = Join { user: user(user_id), reply: None, ..join(id) };
         self.feed(pod, Input::Join(join));
         id
@@ -140,6 +151,27 @@ impl World {
 
     fn leave(&mut self, pod: usize, id: u64, how: Leaving) {
         self.pods[pod].connected.remove(&id);
+        let there = self.connected();
+        self.there_since_ms.retain(|user_id, _| there.contains(user_id));
+        self.tell_gone(pod, id, how);
+    }
+
+    /// Somebody moves to another pod within the time that a lost transport is waited for.
+    fn move_away(&mut self, pod: usize, id: u64, user_id: u64) {
+        self.pods[pod].connected.remove(&id);
+        self.tell_gone(pod, id, Leaving::Lost);
+        let later = self.now_ms + self.random.below(MOVE_MS);
+        self.run(later);
+        // Nobody reaches a pod that stands still.
+        let goes = |pod: &&Pod| pod.paused_until_ms <= self.now_ms;
+        let goes: Vec<_> = self.pods.iter().filter(goes).map(|pod| pod.name.clone()).collect();
+        let to = goes[self.random.below(goes.len() as u64) as usize].clone();
+        let to = self.pods.iter().position(|pod| pod.name == to).expect("it is one of them");
+        self.join(to, user_id);
+        self.moves += 1;
+    }
+
+    fn tell_gone(&mut self, pod: usize, id: u64, how: Leaving) {
         self.feed(pod, Input::Leave { connection: ConnectionId(id), how, reply: None });
     }
 
@@ -181,6 +213,10 @@ impl World {
             Event::UserLeft { user_id } => {
                 known.remove(user_id);
                 assert!(!self.steady.contains(user_id), "{user_id} vanished at {} ms while connected", self.now_ms);
+                // Where a message was lost of where somebody went, the next reading of all rows tells.
+                let since_ms = self.there_since_ms.get(user_id).filter(|_| !self.is_lossy);
+                let is_there = since_ms.is_some_and(|since_ms| since_ms + LATE_LEFT_MS < self.now_ms);
+                assert!(!is_there, "{user_id} vanished at {} ms, here or on the move", self.now_ms);
             }
             _ => {}
         }
@@ -314,18 +350,13 @@ impl World {
                 }
             }
             12..=15 => {
-                // Somebody moves to another pod within the grace.
                 if let Some((id, user_id)) = pick(&mut self.random) {
-                    self.leave(pod, id, Leaving::Lost);
-                    let later = self.now_ms + self.random.below(3_000);
-                    self.run(later);
-                    let to = usize::try_from(self.random.below(self.pods.len() as u64)).expect("few pods");
-                    self.join(to, user_id);
+                    self.move_away(pod, id, user_id);
                 }
             }
             16 if self.next_trouble_ms <= self.now_ms => {
                 self.next_trouble_ms = self.now_ms + 40_000;
-                self.pods[pod].paused_until_ms = self.now_ms + self.random.below(8_000);
+                self.pods[pod].paused_until_ms = self.now_ms + self.random.below(PAUSE_MS);
             }
             17 if self.next_trouble_ms <= self.now_ms => {
                 self.next_trouble_ms = self.now_ms + 40_000;
@@ -353,9 +384,11 @@ fn seeds() -> impl Iterator<Item = u64> {
 
 #[test]
 fn at_rest_everybody_knows_who_is_there_and_nobody_vanished_while_connected() {
+    let mut moves = 0;
     for seed in seeds() {
         eprintln!("COLLAB_TEST_SEED={seed}");
         let mut world = World::new(seed);
+        world.is_lossy = seed % 2 == 0;
         let later = world.now_ms + 1_000;
         world.run(later);
         // On each pod one person who stays.
@@ -368,6 +401,7 @@ fn at_rest_everybody_knows_who_is_there_and_nobody_vanished_while_connected() {
             world.run(later);
             world.step();
         }
+        moves += world.moves;
         let rest = world.now_ms + REST_MS;
         world.run(rest);
         let there = world.connected();
@@ -378,6 +412,7 @@ fn at_rest_everybody_knows_who_is_there_and_nobody_vanished_while_connected() {
         }
         assert_eq!(world.rows.len(), world.rows.keys().filter(|(_, id)| there.contains(id)).count(), "no ghost rows");
     }
+    assert!(moves > 0, "nobody moved");
 }
 
 #[test]
@@ -387,6 +422,8 @@ fn people_of_a_dead_pod_vanish_within_twenty_seconds_and_those_of_a_paused_one_c
     let later = world.now_ms + 1_000;
     world.run(later);
     world.join(2, 77);
+    // Who is about to be taken for gone.
+    world.there_since_ms.clear();
     let later = world.now_ms + 1_000;
     world.run(later);
     let is_known = |world: &World| world.pods[0].known.contains(&user(77).id);

@@ -1,4 +1,4 @@
-//! Who is in a document when pods are killed, stopped and resumed, when the store forgets, and when very many come.
+//! Who is in a document when pods are drained, killed, stopped and resumed, when the store forgets, and when very many come.
 //!
 //! In: gateways as processes on real servers. Out: what the others hear, in time, and the rows in the store.
 #![allow(clippy::unwrap_used, missing_docs, unreachable_pub)]
@@ -127,6 +127,47 @@ async fn a_store_that_forgot_everything_gets_the_rows_again_and_nobody_vanishes(
         for editor in [&ann, &bob] {
             assert_eq!(count(editor, "user-left"), 0, "{engine:?}: {}: {:?}", editor.user, editor.heard);
         }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn nobody_seems_to_leave_or_come_when_a_gateway_is_drained() {
+    let users = ["ann", "ben", "cid", "dan", "eve"];
+    let (server, mut one, two) = stage(Engine::Redis, &[], &[&users[..], &["bob"]].concat()).await.unwrap();
+    let mut bob = Editor::new("bob", "d", &[two.address], 9);
+    bob.until("bob is in", Editor::is_joined).await;
+    let both = [one.address, two.address];
+    let mut movers: Vec<_> = (0..).zip(users).map(|(seed, user)| Editor::new(user, "d", &both, seed)).collect();
+    for mover in &mut movers {
+        mover.until("somebody is in", Editor::is_joined).await;
+    }
+    bob.until("bob sees them all", |bob| count(bob, "user-joined") == users.len()).await;
+    let mut client = server.client().await;
+    let rows = async |client: &mut redis::aio::MultiplexedConnection| -> Vec<String> {
+        client.hkeys("{doc:d}:presence").await.unwrap()
+    };
+    let pod_of = |row: &String| row.split('/').next().unwrap().to_owned();
+    let two_is = rows(&mut client).await.iter().find(|row| row.ends_with("/bob")).map(pod_of).unwrap();
+    let began = Instant::now();
+    one.signal("TERM");
+    let moving = futures_util::future::join_all(
+        movers.iter_mut().map(|mover| mover.until("it moves", |mover| mover.is_joined() && !mover.closes.is_empty())),
+    );
+    let (code, _) = tokio::join!(one.exit_code(), moving);
+    assert_eq!(code, Some(0), "{:?}", one.log());
+    // The drained gateway leaves its rows with a last lease; nobody is to vanish when it has run out.
+    let settled = eventually("only rows of the other gateway are left", async || {
+        let rows = rows(&mut client).await;
+        rows.len() == users.len() + 1 && rows.iter().all(|row| pod_of(row) == two_is)
+    });
+    settled.await;
+    eprintln!("the rows had moved after {:?}", began.elapsed());
+    // Whatever was told comes before what is typed now.
+    bob.type_all(vec!["after".to_owned()]).await;
+    assert_eq!((count(&bob, "user-left"), count(&bob, "user-joined")), (0, users.len()), "{:?}", bob.heard);
+    for mover in &mut movers {
+        mover.until("it has the edit", |mover| mover.text().contains("after")).await;
+        assert_eq!((mover.closes.len(), count(mover, "user-left")), (1, 0), "{}: {:?}", mover.user, mover.heard);
     }
 }
 

@@ -90,6 +90,7 @@ pub(crate) async fn run(inner: Arc<Inner>, id: Arc<str>, mail: mpsc::Receiver<Bo
                 Ok(subscription) => Ok((document, subscription)),
                 Err(trouble) => {
                     task.say_rejoin();
+                    Box::pin(task.remove_rows(&mut document)).await;
                     Err(trouble)
                 }
             },
@@ -105,6 +106,8 @@ pub(crate) async fn run(inner: Arc<Inner>, id: Arc<str>, mail: mpsc::Receiver<Bo
                     End::Broken(trouble) => {
                         tracing::error!(document = %task.id, %trouble, "the document is closed");
                         task.say_rejoin();
+                        // Before anybody can open it anew, and write rows.
+                        Box::pin(task.remove_rows(&mut document)).await;
                         task.refuse(&trouble.refusal()).await;
                         break;
                     }

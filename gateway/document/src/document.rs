@@ -10,7 +10,7 @@ use std::{
 };
 
 use crate::{
-    Code, Command, ConnectionId, Event, Identity, Input, Logged, OpenError, Point, ReplyId, Settings, Snapshot,
+    Code, Command, ConnectionId, Event, Identity, Input, Logged, Member, OpenError, Point, ReplyId, Settings, Snapshot,
     Version,
     connection::{Connection, Stage},
     connections::Connections,
@@ -278,6 +278,11 @@ impl Document {
     /// Whether the store has all of this pod's presence rows as they are to be.
     pub fn is_presence_written(&self) -> bool {
         self.presence.is_written()
+    }
+
+    /// The document does not go on here, whoever is connected: this pod's presence rows, to be removed.
+    pub fn give_up_presence(&mut self) -> Vec<Member> {
+        self.presence.give_up()
     }
 
     /// What follows from everything that has happened so far.

@@ -297,6 +297,15 @@ impl Presence {
         !self.remote.is_empty()
     }
 
+    /// This pod has nobody in the document any more: its rows, as they are to be removed.
+    pub(crate) fn give_up(&mut self) -> Vec<Member> {
+        self.leaving.clear();
+        for local in std::mem::take(&mut self.local).into_values() {
+            self.rows.set(self.member(&local, 0));
+        }
+        self.rows.take()
+    }
+
     /// Everybody who is active.
     pub(crate) fn crowd(&mut self) -> &mut Crowd {
         &mut self.crowd

@@ -62,6 +62,16 @@ impl Rows {
         }
     }
 
+    /// All that the store may not have; nothing is left to be written.
+    pub(crate) fn take(&mut self) -> Vec<Member> {
+        self.again_at_ms = None;
+        let mut rows = std::mem::take(&mut self.dirty);
+        for member in self.writing.take().unwrap_or_default() {
+            rows.entry(member.user.id.clone()).or_insert(member);
+        }
+        rows.into_values().collect()
+    }
+
     /// When [`Self::next`] has something that it does not have yet.
     pub(crate) fn deadline_ms(&self) -> Option<u64> {
         self.again_at_ms.filter(|_| self.writing.is_none() && !self.dirty.is_empty())

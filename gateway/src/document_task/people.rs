@@ -1,15 +1,21 @@
 //! The task's part in presence: which leases are watched, and how rows are read and written.
 //!
 //! In: what the document asks for, changes of the living. Out: futures that read and write the presence hash; their
-//! answers come back to the task.
+//! answers come back to the task. A document that cannot go on takes its rows along.
 
-use std::{collections::BTreeSet, sync::Arc};
+use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use document::{Document, Input, Member, Peer};
+use tokio::time::{Instant, timeout_at};
 
 use super::{Done, Flow, Task};
-use crate::{document_io as io, store::Notice};
+use crate::{document_io as io, documents::Parts, store::Notice};
+
+/// A document that ends does not wait longer for its rows to be removed: everybody in it waits for an answer.
+const REMOVE_MAX: Duration = Duration::from_secs(2);
+/// Rows that are removed at once, as many as a document writes.
+const REMOVE_ROWS: usize = 256;
 
 impl Task {
     /// From now on these pods' leases are watched.
@@ -37,14 +43,23 @@ impl Task {
     pub(super) fn write_rows(&self, members: Vec<Member>) {
         let (parts, id) = (Arc::clone(&self.inner.parts), Arc::clone(&self.id));
         self.start(async move {
-            let row = |member: &Member| {
-                let (field, row) = protocol::encode_member(member);
-                (field, (member.connections > 0).then(|| Bytes::from(row)))
-            };
-            let rows: Vec<_> = members.iter().map(row).collect();
-            let is_stored = parts.store.write_presence(&id, &rows).await.is_ok();
+            let is_stored = store_rows(&parts, &id, &members).await;
             Done::RowsWritten(is_stored.then_some(members))
         });
+    }
+
+    /// Nobody is in the document here any more, though the pod lives: takes its rows away. Where the store does not answer
+    /// they stay until the document is opened here again, or the lease ends.
+    pub(super) async fn remove_rows(&mut self, document: &mut Document) {
+        let (parts, id) = (Arc::clone(&self.inner.parts), Arc::clone(&self.id));
+        let until = Instant::now() + REMOVE_MAX;
+        for rows in document.give_up_presence().chunks(REMOVE_ROWS) {
+            if !matches!(timeout_at(until, store_rows(&parts, &id, rows)).await, Ok(true)) {
+                tracing::warn!(document = %self.id, "the presence rows of a document that ends could not be removed");
+                return;
+            }
+            self.publish(&Peer::Members(rows.to_vec()));
+        }
     }
 
     /// The hash lives on; what is in it does not change.
@@ -62,4 +77,14 @@ impl Task {
         let notice = Notice::Peer { pod, message: protocol::encode_peer(peer).into() };
         self.inner.parts.bus.publish(&self.channel, notice.encode());
     }
+}
+
+/// Whether these rows are stored, or removed, as they are to be.
+async fn store_rows(parts: &Parts, document_id: &str, members: &[Member]) -> bool {
+    let row = |member: &Member| {
+        let (field, row) = protocol::encode_member(member);
+        (field, (member.connections > 0).then(|| Bytes::from(row)))
+    };
+    let rows: Vec<_> = members.iter().map(row).collect();
+    parts.store.write_presence(document_id, &rows).await.is_ok()
 }

@@ -172,6 +172,10 @@ impl Admission {
             return Err(Later::Rate);
         }
         let seat = self.registry.admit(places).ok_or(Later::Full)?;
+        // A drain that began meanwhile may have looked who is there already.
+        if self.draining.load(Ordering::Acquire) {
+            return Err(Later::Draining);
+        }
         if let Some(bearer) = bearer {
             lock(&self.uses).count(bearer);
             self.metrics.connections_resumed.inc();
@@ -347,6 +351,26 @@ mod tests {
         stage.admission.drain();
         stage.seats.clear();
         assert_eq!(stage.enter_with_tickets(5), (0, Some(Later::Draining)));
+    }
+
+    #[test]
+    fn whoever_is_admitted_beside_the_beginning_of_a_drain_is_seen_by_it() {
+        let stage = stage(1_000_000, 1_000_000);
+        for round in 0..2000 {
+            stage.admission.welcome();
+            let both = std::sync::Barrier::new(2);
+            let (seat, seen) = std::thread::scope(|scope| {
+                let entering = scope.spawn(|| {
+                    both.wait();
+                    stage.admission.admit(None)
+                });
+                both.wait();
+                stage.admission.drain();
+                let seen = stage.admission.registry.count();
+                (entering.join().expect("it does not panic"), seen)
+            });
+            assert_eq!(seen, usize::from(seat.is_ok()).max(seen), "round {round}: it came after everybody was counted");
+        }
     }
 
     #[tokio::test(start_paused = true)]

@@ -6,6 +6,8 @@
 //! the later ones back until these are out; of a cursor only the latest waits; what remains closes it. Whatever the socket
 //! has not taken is counted here: of each class no more than its bound, or one frame that is larger.
 
+mod hint;
+
 use std::{
     collections::VecDeque,
     future::poll_fn,
@@ -20,7 +22,10 @@ use std::{
 use bytes::{Buf, Bytes};
 use document::ConnectionId;
 use futures_util::task::AtomicWaker;
-use tokio::sync::{Notify, mpsc};
+use tokio::{
+    sync::{Notify, mpsc},
+    time::Instant,
+};
 use websocket::Deflate;
 
 use crate::{
@@ -145,6 +150,10 @@ struct Queue {
     is_full: bool,
     /// It took something since the owner's last write.
     took: bool,
+    /// CONNECT was answered: before that no event may be said.
+    is_connected: bool,
+    /// A hint that waits for that: when the connection will be closed.
+    hint: Option<Instant>,
 }
 
 #[derive(Debug)]

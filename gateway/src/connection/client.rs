@@ -193,6 +193,7 @@ impl Client {
         if let Some(host) = self.pod.demo_host.as_ref().filter(|_| claims.is_demo) {
             outbox.push_text(&protocol::demo_pod(host));
         }
+        outbox.connected();
         self.pod.metrics.connections_accepted.inc();
         self.editor = Some(Box::new(Editor {
             user,

@@ -125,8 +125,8 @@ impl Line {
             let Some(outbox) = self.to_hint.pop_front() else { return };
             // Everybody before this one is closed first.
             let before = self.hinted.len() + self.settling.len() + self.ready.len();
-            let wait = if at_once { 0.0 } else { 1000.0 * before as f64 / rate };
-            outbox.push_text(&protocol::draining(wait as u64));
+            let wait = if at_once { Duration::ZERO } else { Duration::from_secs_f64(before as f64 / rate) };
+            outbox.hint(now + wait);
             self.hints_due += Duration::from_secs_f64(1.0 / self.hints_per_second);
             self.hinted.push_back(outbox);
         }

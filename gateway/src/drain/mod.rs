@@ -25,6 +25,7 @@ use crate::{
     admin,
     clock::milliseconds,
     live::Live,
+    outbox::Outbox,
     server::Server,
     telemetry::{number, root, step, within},
 };
@@ -37,8 +38,8 @@ const DOCUMENTS_HURRIED: Duration = Duration::from_secs(2);
 const ENDED_TIME: Duration = Duration::from_secs(3);
 /// How long a document may take to say whether it has edits that are not in the log.
 const LAST_QUESTION: Duration = Duration::from_millis(200);
-/// Upgrades that were admitted before the drain may become connections during it.
-const LOOK_FOR_NEWCOMERS: Duration = Duration::from_millis(100);
+/// When all are closed, how often it is looked whether they are gone.
+const LOOK_AGAIN: Duration = Duration::from_millis(100);
 
 /// What a drain keeps to. A later order changes a drain that runs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -113,6 +114,8 @@ pub struct Drain {
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 struct Wish {
     order: Option<Order>,
+    /// Orders that came where none stood: for each of them everybody is told anew.
+    begun: u64,
     hurry: bool,
     is_ending: bool,
 }
@@ -129,11 +132,7 @@ impl Drain {
     /// When the process is ending, whose order stands, but an earlier end is taken.
     pub fn order(&self, order: Order, readiness: Readiness) -> Result<(), Ending> {
         let mut refused = Ok(());
-        self.server.drain();
-        self.admin.drain(readiness);
-        self.is_empty.send_replace(false);
-        self.begin_trace();
-        self.wish.send_modify(|wish| match &mut wish.order {
+        self.begin(readiness, |wish| match &mut wish.order {
             Some(standing) if wish.is_ending => {
                 refused = Err(Ending);
                 standing.by = standing.by.min(order.by);
@@ -143,26 +142,39 @@ impl Drain {
         refused
     }
 
+    /// An order, and what follows from it for those who come, is one step: whoever calls it off, or ends the process, at
+    /// the same time comes before all of it or after.
+    fn begin(&self, readiness: Readiness, set: impl FnOnce(&mut Wish)) {
+        self.wish.send_modify(|wish| {
+            wish.begun += u64::from(wish.order.is_none());
+            set(wish);
+            self.server.drain();
+            self.admin.drain(readiness);
+            self.is_empty.send_replace(false);
+            self.begin_trace();
+        });
+    }
+
     /// Clients are welcome again; those who were about to be closed still are.
     ///
     /// # Errors
     /// When the process is ending.
     pub fn cancel(&self) -> Result<(), Ending> {
-        let mut is_ending = false;
+        let mut refused = Ok(());
         self.wish.send_modify(|wish| {
-            is_ending = wish.is_ending;
-            wish.order = wish.order.filter(|_| is_ending);
+            if wish.is_ending {
+                refused = Err(Ending);
+                return;
+            }
+            wish.order = None;
+            if let Some(span) = self.span().take() {
+                span.record("outcome", "called off");
+            }
+            self.server.welcome();
+            self.admin.welcome();
+            tracing::info!("the drain was called off");
         });
-        if is_ending {
-            return Err(Ending);
-        }
-        if let Some(span) = self.span().take() {
-            span.record("outcome", "called off");
-        }
-        self.server.welcome();
-        self.admin.welcome();
-        tracing::info!("the drain was called off");
-        Ok(())
+        refused
     }
 
     /// Closes everything as soon as what is under way is done.
@@ -202,19 +214,19 @@ impl Drain {
         let now = Instant::now();
         let end = now + deadline;
         let by = end - DOCUMENTS_TIME.min(deadline / 2);
-        let standing = self.wish.borrow().order;
-        let order = Order {
-            per_second: standing.and_then(|standing| standing.per_second),
-            by: standing.map_or(by, |standing| standing.by.min(by)),
-        };
-        // It cannot be refused: nothing else ends the process.
-        let _ = self.order(order, Readiness::Off);
-        self.wish.send_modify(|wish| wish.is_ending = true);
+        self.begin(Readiness::Off, |wish| {
+            wish.is_ending = true;
+            wish.order = Some(Order {
+                per_second: wish.order.and_then(|standing| standing.per_second),
+                by: wish.order.map_or(by, |standing| standing.by.min(by)),
+            });
+        });
+        let pod = self.server.pod();
         let mut is_empty = self.is_empty.subscribe();
         let span = self.span().take().unwrap_or_else(Span::none);
-        let emptying = timeout_at(end, is_empty.wait_for(|is_empty| *is_empty));
+        // What was said of an order before this one may be late.
+        let emptying = timeout_at(end, is_empty.wait_for(|is_empty| *is_empty && pod.registry.count() == 0));
         let _ = within(step!(&span, "drain.connections"), emptying).await;
-        let pod = self.server.pod();
         let connections_left = pod.registry.count();
         // Sockets that are being closed by the peer, requests that were being answered: nobody minds.
         let _ = timeout(ENDED_TIME, self.server.ended()).await;
@@ -260,31 +272,42 @@ impl Drain {
         }
     }
 
-    /// Until nobody is left, or the order is taken back.
+    /// Until the order is taken back, and whoever was asked to settle by then is gone.
     async fn empty(&self) {
-        let registry = &self.server.pod().registry;
+        let pod = self.server.pod();
         let (settled, mut has_settled) = mpsc::unbounded_channel();
         let (mut wish, mut live) = (self.wish.subscribe(), self.live.clone());
         let mut line = Line::new(Instant::now(), settled);
-        let mut is_started = false;
+        let mut told = None;
         loop {
             let now = Instant::now();
-            let Wish { order, hurry, .. } = *wish.borrow_and_update();
-            let Some(order) = order else { return self.let_stay(line, has_settled).await };
-            let terms = Terms { per_second: self.rate(&order), by: order.by, hurry };
-            if line.left() == 0 {
-                let newcomers: Vec<_> = registry.outboxes().into_iter().filter(|outbox| !outbox.is_closing()).collect();
-                if !std::mem::replace(&mut is_started, true) {
-                    tracing::info!(connections = newcomers.len(), per_second = terms.per_second, "draining");
-                }
-                line.enter(newcomers, now);
+            let Wish { order, begun, hurry, .. } = *wish.borrow_and_update();
+            if order.is_none() || told != Some(begun) {
+                line.let_stay();
             }
+            let terms = match order {
+                Some(order) => {
+                    let terms = Terms { per_second: self.rate(&order), by: order.by, hurry };
+                    if told.replace(begun) != Some(begun) {
+                        // Upgrades under way are among them: a seat is taken before.
+                        let stays = |outbox: &Outbox| !outbox.is_closing() && !outbox.is_settling();
+                        let everybody: Vec<_> = pod.registry.outboxes().into_iter().filter(stays).collect();
+                        tracing::info!(connections = everybody.len(), per_second = terms.per_second, "draining");
+                        line.enter(everybody, now);
+                    }
+                    terms
+                }
+                // Those who were asked to settle are read no more: they are closed.
+                None if line.is_over() => break,
+                None => Terms { per_second: self.live.borrow().drain_rate, by: now + DOCUMENTS_TIME, hurry },
+            };
             let next = line.step(terms, now);
-            let count = registry.count();
-            self.server.pod().metrics.drain_connections_left.set(i64::try_from(count).unwrap_or(i64::MAX));
-            self.is_empty.send_if_modified(|is_empty| std::mem::replace(is_empty, count == 0) != (count == 0));
-            let look = (line.left() == 0).then(|| now + LOOK_FOR_NEWCOMERS);
-            let wake = next.into_iter().chain(look).min().unwrap_or(now + LOOK_FOR_NEWCOMERS);
+            let count = if order.is_some() { pod.registry.count() } else { 0 };
+            pod.metrics.drain_connections_left.set(i64::try_from(count).unwrap_or(i64::MAX));
+            let is_empty = order.is_some() && count == 0;
+            self.is_empty.send_if_modified(|was_empty| std::mem::replace(was_empty, is_empty) != is_empty);
+            let look = (line.left() == 0).then(|| now + LOOK_AGAIN);
+            let wake = next.into_iter().chain(look).min().unwrap_or(now + LOOK_AGAIN);
             tokio::select! {
                 Some(id) = has_settled.recv() => {
                     line.has_settled(id);
@@ -298,24 +321,13 @@ impl Drain {
                 () = sleep_until(wake) => {}
             }
         }
-    }
-
-    /// Those who were asked to settle are read no more: they are closed.
-    async fn let_stay(&self, mut line: Line, mut has_settled: mpsc::UnboundedReceiver<document::ConnectionId>) {
-        line.let_stay();
-        while !line.is_over() {
-            let now = Instant::now();
-            let per_second = self.live.borrow().drain_rate;
-            let next = line.step(Terms { per_second, by: now + DOCUMENTS_TIME, hurry: false }, now);
-            tokio::select! {
-                Some(id) = has_settled.recv() => line.has_settled(id),
-                () = sleep_until(next.unwrap_or(now)) => {}
-            }
-        }
-        self.server.pod().metrics.drain_connections_left.set(0);
+        pod.metrics.drain_connections_left.set(0);
     }
 
     fn rate(&self, order: &Order) -> u32 {
         order.per_second.unwrap_or_else(|| self.live.borrow().drain_rate).max(1)
     }
 }
+
+#[cfg(test)]
+mod tests;

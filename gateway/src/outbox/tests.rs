@@ -1,5 +1,7 @@
 //! What waits, in which order, and what happens when too much of it does.
 
+use std::time::Duration;
+
 use super::*;
 
 fn outbox() -> (Outbox, prometheus_client::metrics::counter::Counter) {
@@ -167,4 +169,21 @@ async fn reading_waits_while_it_is_paused() {
     assert!(!waiting.is_finished());
     outbox.pause_reading(&two, false);
     waiting.await.unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_hint_waits_for_the_answer_to_connect_and_tells_the_time_that_is_left_then() {
+    let (outbox, _) = outbox();
+    outbox.hint(Instant::now() + Duration::from_secs(9));
+    assert_eq!(outbox.waiting(), Waiting::default(), "nobody is there to hear it");
+    tokio::time::advance(Duration::from_secs(2)).await;
+    outbox.push_text("40{}");
+    outbox.connected();
+    let said = taken_from(&outbox);
+    let said: Vec<_> = said.iter().map(|frame| String::from_utf8_lossy(frame)).collect();
+    assert!(said.len() == 2 && said[1].ends_with(r#"42["draining",{"reconnectAfterMs":7000}]"#), "{said:?}");
+    outbox.connected();
+    assert_eq!(taken_from(&outbox).len(), 0, "it is said once");
+    outbox.hint(Instant::now());
+    assert_eq!(taken_from(&outbox).len(), 1, "and at once to whoever is connected");
 }

@@ -5,7 +5,7 @@ use std::time::Duration;
 use collab_gateway::drain::{Drain, Outcome};
 use serde_json::json;
 
-use crate::harness::{Client, Gateway, PATIENCE};
+use crate::harness::{Client, Gateway, PATIENCE, token, until};
 
 const CLEAN: Outcome = Outcome { connections_left: 0, documents_unsettled: 0 };
 
@@ -34,6 +34,30 @@ async fn a_drain_hints_refuses_newcomers_answers_edits_and_closes_transports() {
     assert_eq!(tokio::time::timeout(PATIENCE, ending).await.expect("the drain ends").unwrap(), CLEAN);
     assert_eq!(gateway.server.pod().registry.count(), 0);
     assert!(gateway.server.pod().metrics.text().contains("collab_gateway_draining 1"));
+}
+
+#[tokio::test]
+async fn whoever_connects_while_it_drains_hears_of_it_after_the_answer_to_connect() {
+    let gateway = Gateway::start(collab_gateway::directory::Trust::Everything, &["--drain-rate=1"]).await;
+    // One of them may be the first whose turn it is.
+    let mut late = Vec::new();
+    for _ in 0..9 {
+        late.push(Client::upgraded(&gateway).await);
+    }
+    let drain = drain(&gateway);
+    tokio::spawn(async move { drain.end(Duration::from_secs(3600), Duration::ZERO).await });
+    let hinted = &gateway.server.pod().metrics.drain_connections_left;
+    until("it drains", || hinted.get() == 9).await;
+    let mut told = 0;
+    for client in &mut late {
+        client.try_send(&format!("40{}", json!({"token": token("ann")}))).await;
+        // Whoever is closed already hears nothing.
+        let Some(first) = client.said().await else { continue };
+        assert!(first.starts_with("40{"), "{first}");
+        assert!(client.event("draining").await["reconnectAfterMs"].is_u64());
+        told += 1;
+    }
+    assert!(told > 0);
 }
 
 #[tokio::test]

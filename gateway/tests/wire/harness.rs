@@ -275,6 +275,14 @@ impl Client {
         }
     }
 
+    /// The next text message, unless the connection is closed before.
+    pub(crate) async fn said(&mut self) -> Option<String> {
+        match self.message().await? {
+            Message::Text(text) => Some(text.as_str().to_owned()),
+            _ => None,
+        }
+    }
+
     /// The code of the close frame that comes next, whatever comes before it; none if the connection just ends.
     pub(crate) async fn close_code(&mut self) -> Option<u16> {
         loop {

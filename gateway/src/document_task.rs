@@ -6,6 +6,7 @@
 
 mod access;
 mod commits;
+mod deliveries;
 mod durable;
 mod ending;
 mod healing;
@@ -80,6 +81,7 @@ pub(crate) async fn run(inner: Arc<Inner>, id: Arc<str>, mail: mpsc::Receiver<Bo
         held,
         promises: durable::Promises::default(),
         joins: traced::Joins::default(),
+        deliveries: deliveries::Deliveries::default(),
     };
     let mut given_up: Option<Document> = None;
     loop {
@@ -160,6 +162,7 @@ struct Task {
     promises: durable::Promises,
     /// Joins that are traced, until they are answered.
     joins: traced::Joins,
+    deliveries: deliveries::Deliveries,
 }
 
 /// A future's answer.
@@ -177,7 +180,11 @@ enum Done {
         user_id: Arc<str>,
         role: Result<Option<Role>, StoreError>,
     },
-    Fetched(Result<(Vec<Logged>, bool), Trouble>),
+    Fetched {
+        /// In Unix milliseconds.
+        asked_ms: u64,
+        result: Result<(Vec<Logged>, bool), Trouble>,
+    },
     Saved(Result<Version, Trouble>),
     People(Result<(Vec<Member>, BTreeSet<Arc<str>>), Trouble>),
     /// The rows that are stored now.
@@ -234,6 +241,7 @@ impl Task {
         let mut document = Document::open(parts.settings.clone(), pod, loaded.snapshot, loaded.tail, now_ms())
             .map_err(|error| Trouble::Unreadable(error.to_string()))?;
         // Nobody is connected yet, so there is nobody to tell.
+        self.deliveries.start_at(document.head().version);
         let _ = self.feed(&mut document, Input::Presence { members, live });
         let _ = self.feed(&mut document, Input::Missed);
         Ok((document, subscription))
@@ -352,6 +360,7 @@ impl Task {
         self.held.set(document.held_bytes());
         let flow = commands.into_iter().try_for_each(|command| self.carry_out(command));
         self.flush();
+        self.observe_deliveries(document);
         flow
     }
 
@@ -381,10 +390,7 @@ impl Task {
                 self.committing = true;
                 self.commit(Arc::new(sent), 0);
             }
-            Command::Fetch { after } => {
-                let (parts, id) = (Arc::clone(&self.inner.parts), Arc::clone(&self.id));
-                self.start(async move { Done::Fetched(io::fetch(&parts, &id, &after).await) });
-            }
+            Command::Fetch { after } => self.fetch(after),
             Command::Save(snapshot) => {
                 let (parts, id) = (Arc::clone(&self.inner.parts), Arc::clone(&self.id));
                 self.start(async move { Done::Saved(io::save(&parts, &id, snapshot).await) });
@@ -430,8 +436,11 @@ impl Task {
                 end.map_or(Ok(()), |trouble| self.trouble(document, trouble))
             }
             Done::Committed { batch, result, repeats } => self.committed(document, batch, result, repeats),
-            Done::Fetched(Ok((entries, more))) => {
-                let beyond = entries.last().map(|last| last.at.version + 1).filter(|_| more);
+            Done::Fetched { asked_ms, result: Ok((entries, more)) } => {
+                let last = entries.last().map(|last| last.at.version);
+                // What no notice told of is late at least since it was asked for.
+                self.deliveries.told(document.head().version.max(last.unwrap_or_default()), asked_ms);
+                let beyond = last.map(|last| last + 1).filter(|_| more);
                 self.feed(document, Input::Learned(entries))?;
                 beyond.map_or(Ok(()), |version| self.feed(document, Input::Hint(version)))
             }
@@ -454,7 +463,7 @@ impl Task {
                 }
                 self.feed(document, Input::PresenceWritten(is_ok))
             }
-            Done::Fetched(Err(trouble)) | Done::Saved(Err(trouble)) => self.trouble(document, trouble),
+            Done::Fetched { result: Err(trouble), .. } | Done::Saved(Err(trouble)) => self.trouble(document, trouble),
         }
     }
 
@@ -484,10 +493,13 @@ impl Task {
         let head = document.head().version;
         match Notice::decode(&message) {
             Some(Notice::Entries { mut entries, at_ms }) => {
+                if let Some(last) = entries.last() {
+                    self.deliveries.told(last.at.version, at_ms);
+                }
                 // Mostly this pod's own batch, whose answer was quicker: its edits were written about now.
                 entries.retain(|entry| entry.at.version > head);
                 if entries.is_empty() {
-                    self.observe_delivery(at_ms);
+                    self.observe_deliveries(document);
                     return Ok(());
                 }
                 if !continues(document.head(), &entries) {
@@ -496,11 +508,16 @@ impl Task {
                     return Ok(());
                 }
                 let entries = io::decode_entries(&entries).map_err(End::Broken)?;
-                self.feed(document, Input::Learned(entries))?;
-                self.observe_delivery(at_ms);
+                self.feed(document, Input::Learned(entries))
+            }
+            Some(Notice::Version { version, at_ms }) => {
+                self.deliveries.told(version, at_ms.unwrap_or_else(now_ms));
+                if version > head {
+                    return self.feed(document, Input::Hint(version));
+                }
+                self.observe_deliveries(document);
                 Ok(())
             }
-            Some(Notice::Version(version)) if version > head => self.feed(document, Input::Hint(version)),
             Some(Notice::Peer { pod, message }) if pod != *self.inner.parts.lease.pod() => {
                 let Some(peer) = std::str::from_utf8(&message).ok().and_then(|text| protocol::decode_peer(text).ok())
                 else {
@@ -508,15 +525,8 @@ impl Task {
                 };
                 self.feed(document, Input::Peer { pod, peer })
             }
-            Some(Notice::Version(_) | Notice::Peer { .. }) | None => Ok(()),
+            Some(Notice::Peer { .. }) | None => Ok(()),
         }
-    }
-
-    /// What was committed at that time is on the sockets here.
-    fn observe_delivery(&self, committed_ms: u64) {
-        // The store's clock and this pod's: in one cluster they differ by less than what is worth knowing.
-        let seconds = Duration::from_millis(now_ms().saturating_sub(committed_ms)).as_secs_f64();
-        self.inner.parts.metrics.edit_delivery_seconds.observe(seconds);
     }
 
     /// Calls of a copy that has ended are of no interest.

@@ -438,14 +438,22 @@ async fn a_commit_is_told_on_the_channel(world: World) {
             let now = std::time::UNIX_EPOCH.elapsed().unwrap().as_millis();
             assert!(u128::from(at_ms).abs_diff(now) < 60_000, "{at_ms} is not the time");
         }
-        other @ (Notice::Version(_) | Notice::Peer { .. }) => panic!("{other:?}"),
+        other @ (Notice::Version { .. } | Notice::Peer { .. }) => panic!("{other:?}"),
     }
     let head = &committed.tail.entries[1].at;
     world.store.commit("d", head, 0, &[entry("a", 1, 2, b"one")]).await.unwrap();
     world.store.commit("d", head, 0, &[entry("a", 2, 2, &[b'x'; 40 << 10])]).await.unwrap();
-    assert_eq!(notice(hearing.next().await), Notice::Version(3), "a repetition is not told, a large entry not sent");
-    world.bus.publish(&document_channel("d"), Notice::Version(9).encode());
-    assert_eq!(notice(hearing.next().await), Notice::Version(9));
+    let told = notice(hearing.next().await);
+    let is_third = matches!(told, Notice::Version { version: 3, at_ms: Some(_) });
+    assert!(is_third, "a repetition is not told, a large entry not sent, but {told:?}");
+    let plain = |version| Notice::Version { version, at_ms: None };
+    world.bus.publish(&document_channel("d"), plain(9).encode());
+    let mut next = notice(hearing.next().await);
+    if next == plain(3) {
+        // The script tells pods that do not know the form with the time.
+        next = notice(hearing.next().await);
+    }
+    assert_eq!(next, plain(9));
 }
 
 async fn a_subscription_that_ended_hears_nothing_and_harms_nobody(world: World) {

@@ -4,7 +4,7 @@
 
 use std::{sync::Arc, time::Duration};
 
-use document::{CommitReply, Document, Input};
+use document::{CommitReply, Document, Input, Verdict, Version};
 
 use super::{Done, End, Flow, Sent, Task};
 use crate::{
@@ -57,7 +57,8 @@ impl Task {
                 self.committing = false;
                 self.promises.committed_in(era);
                 let metrics = &self.inner.parts.metrics;
-                let appended = reply.verdicts.iter().filter(|v| matches!(v, document::Verdict::Ok(_))).count();
+                let is_new = |verdict: &&Verdict| is_appended(**verdict, batch.head.version, repeats);
+                let appended = reply.verdicts.iter().filter(is_new).count();
                 batch.span.record("attempts", number(repeats.saturating_add(1))).record("appended", number(appended));
                 metrics.edits_committed.inc_by(appended as u64);
                 let seconds = batch.since.elapsed().as_secs_f64();
@@ -68,6 +69,38 @@ impl Task {
                 }
                 self.feed(document, Input::Committed(reply))
             }
+        }
+    }
+}
+
+/// Whether this batch brought the entry into the log. An attempt whose answer was lost may have: then the repetition finds
+/// it after the head that both were made on.
+fn is_appended(verdict: Verdict, head: Version, repeats: u32) -> bool {
+    match verdict {
+        Verdict::Ok(_) => true,
+        Verdict::Dup(version) => repeats > 0 && version > head,
+        Verdict::Gap(_) | Verdict::Behind | Verdict::Overloaded => false,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_edit_counts_with_the_answer_that_came_whichever_attempt_appended_it() {
+        for (verdict, repeats, expected) in [
+            (Verdict::Ok(8), 0, true),
+            (Verdict::Ok(8), 3, true),
+            (Verdict::Dup(8), 1, true),
+            // Its client had sent it on another way before.
+            (Verdict::Dup(8), 0, false),
+            (Verdict::Dup(7), 1, false),
+            (Verdict::Behind, 1, false),
+            (Verdict::Gap(8), 1, false),
+            (Verdict::Overloaded, 1, false),
+        ] {
+            assert_eq!(is_appended(verdict, 7, repeats), expected, "{verdict:?} after {repeats} repeats");
         }
     }
 }

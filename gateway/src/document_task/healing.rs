@@ -8,7 +8,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use document::{Document, Input, Reopened, Version};
+use document::{Document, Input, Point, Reopened, Version};
 
 use super::{Done, LINGER, Task, now_ms};
 use crate::{
@@ -76,6 +76,7 @@ impl Task {
                         .open_again(loaded.snapshot, loaded.tail, now_ms())
                         .map_err(|error| Trouble::Unreadable(error.to_string()))?;
                     self.tell(&reopened);
+                    self.deliveries.start_at(document.head().version);
                     let flow = self.feed(document, Input::Presence { members, live });
                     debug_assert!(flow.is_ok(), "a copy that was just opened does not give up");
                     return Ok(subscription);
@@ -104,8 +105,13 @@ impl Task {
 
     /// What came after the head, if the head is still a point of the log.
     pub(super) fn ask_the_log(&self, document: &Document) {
-        let (parts, id, after) = (Arc::clone(&self.inner.parts), Arc::clone(&self.id), document.head().clone());
-        self.start(async move { Done::Fetched(io::fetch(&parts, &id, &after).await) });
+        self.fetch(document.head().clone());
+    }
+
+    pub(super) fn fetch(&self, after: Point) {
+        let (parts, id) = (Arc::clone(&self.inner.parts), Arc::clone(&self.id));
+        let asked_ms = now_ms();
+        self.start(async move { Done::Fetched { asked_ms, result: io::fetch(&parts, &id, &after).await } });
     }
 
     /// Copies of the document with one history and two contents.

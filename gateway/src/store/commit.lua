@@ -135,6 +135,8 @@ if meta.v > before then
   if published_bytes <= PUBLISH_BYTES_MAX then
     redis.call(publish, channel, 'E' .. int(first) .. ' ' .. int(now) .. '\n' .. table.concat(published))
   else
+    redis.call(publish, channel, 'T' .. int(meta.v) .. ' ' .. int(now))
+    -- For pods that do not know the former.
     redis.call(publish, channel, 'V' .. int(meta.v))
   end
 elseif meta.floor > floor_before then

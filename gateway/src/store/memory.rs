@@ -150,7 +150,7 @@ impl MemoryStore {
             let notice = if bytes <= PUBLISH_BYTES_MAX {
                 Notice::Entries { entries: fresh, at_ms }
             } else {
-                Notice::Version(stored.head.version)
+                Notice::Version { version: stored.head.version, at_ms: Some(at_ms) }
             };
             self.bus.publish(&crate::bus::document_channel(document), &notice.encode());
         }

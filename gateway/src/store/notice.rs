@@ -2,9 +2,10 @@
 //!
 //! The format: a letter, then for `E` the first entry's version, a space, the server's Unix ms, a
 //! line feed, and for each entry its length, a space,
-//! its hash, a line feed and its bytes; for `V` a version; for `P` the sender's pod, a
+//! its hash, a line feed and its bytes; for `T` a version, a space and the server's Unix ms; for
+//! `V` a version alone, after `T`, for pods that were built before that; for `P` the sender's pod, a
 //! line feed and a peer message of the `protocol` crate. The commit
-//! script writes `E` and `V` itself. A notice is a hint: the log is the truth.
+//! script writes `E`, `T` and `V` itself. A notice is a hint: the log is the truth.
 
 use std::sync::Arc;
 
@@ -24,7 +25,12 @@ pub enum Notice {
         at_ms: u64,
     },
     /// This version was committed; the entries were too many to send.
-    Version(Version),
+    Version {
+        /// The last one.
+        version: Version,
+        /// When, in Unix milliseconds of the store.
+        at_ms: Option<u64>,
+    },
     /// A pod's word, opaque here.
     Peer {
         /// Who says it: a pod hears itself too.
@@ -39,7 +45,12 @@ impl Notice {
     pub fn decode(message: &Bytes) -> Option<Self> {
         match message.first()? {
             b'E' => entries(&message.slice(1..)),
-            b'V' => Some(Notice::Version(number(&message[1..])?)),
+            b'T' => {
+                let space = message.iter().position(|byte| *byte == b' ')?;
+                let (version, at_ms) = (number(&message[1..space])?, number(&message[space + 1..])?);
+                Some(Notice::Version { version, at_ms: Some(at_ms) })
+            }
+            b'V' => Some(Notice::Version { version: number(&message[1..])?, at_ms: None }),
             b'P' => {
                 let (pod, start) = line(message, 1)?;
                 let pod = std::str::from_utf8(pod).ok()?.into();
@@ -61,7 +72,10 @@ impl Notice {
                     out.extend_from_slice(&entry.bytes);
                 }
             }
-            Notice::Version(version) => out.extend_from_slice(format!("V{version}").as_bytes()),
+            Notice::Version { version, at_ms: Some(at_ms) } => {
+                out.extend_from_slice(format!("T{version} {at_ms}").as_bytes());
+            }
+            Notice::Version { version, at_ms: None } => out.extend_from_slice(format!("V{version}").as_bytes()),
             Notice::Peer { pod, message } => {
                 out.extend_from_slice(format!("P{pod}\n").as_bytes());
                 out.extend_from_slice(message);
@@ -74,7 +88,7 @@ impl Notice {
     pub fn last_version(&self) -> Version {
         match self {
             Notice::Entries { entries, .. } => entries.last().map_or(0, |entry| entry.at.version),
-            Notice::Version(version) => *version,
+            Notice::Version { version, .. } => *version,
             Notice::Peer { .. } => 0,
         }
     }
@@ -122,7 +136,8 @@ mod tests {
         };
         let notices = [
             Notice::Entries { entries: vec![entry(7, b"one\n12 x"), entry(8, b""), entry(9, b"\xff\x00")], at_ms: 5 },
-            Notice::Version(u64::MAX),
+            Notice::Version { version: u64::MAX, at_ms: None },
+            Notice::Version { version: 7, at_ms: Some(u64::MAX) },
             Notice::Peer { pod: "p1".into(), message: Bytes::from_static(b"peer\n") },
         ];
         for notice in notices {
@@ -140,6 +155,8 @@ mod tests {
         for cut in (0..whole.len()).filter(|cut| *cut != empty) {
             assert_eq!(Notice::decode(&whole.slice(..cut)), None, "cut at {cut}");
         }
-        assert_eq!(Notice::decode(&Bytes::from_static(b"E1 5\n99999999999999999999 x\n")), None);
+        for wrong in ["E1 5\n99999999999999999999 x\n", "T7", "T7 ", "T 7", "T7 8 9", "V", "V7 8"] {
+            assert_eq!(Notice::decode(&Bytes::from_static(wrong.as_bytes())), None, "{wrong}");
+        }
     }
 }

@@ -22,7 +22,9 @@ mod transform;
 
 pub use attributes::Attributes;
 pub use delta::{Delta, Op};
-pub use normal::{Invalid, MAX_ATTRIBUTE_BYTES, MAX_ATTRIBUTE_DEPTH, MAX_COMPONENTS, MAX_LENGTH};
+pub use normal::{
+    Invalid, MAX_ATTRIBUTE_BYTES, MAX_ATTRIBUTE_DEPTH, MAX_COMPONENT_ATTRIBUTES_BYTES, MAX_COMPONENTS, MAX_LENGTH,
+};
 pub use rope::Rope;
 pub use transform::{Bias, Side, cross};
 

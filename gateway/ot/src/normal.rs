@@ -5,12 +5,14 @@
 
 use serde_json::{Number, Value};
 
-use crate::delta::{Delta, Op, value_weight_bytes};
+use crate::delta::{Delta, Op, attributes_weight_bytes, value_weight_bytes};
 
 /// Most components of one edit.
 pub const MAX_COMPONENTS: usize = 10_000;
 /// Most bytes of one attribute's value, as JSON.
 pub const MAX_ATTRIBUTE_BYTES: usize = 4 * 1024;
+/// Most bytes of all attributes of one component, as JSON: a component may come to stand in many pieces, each with them.
+pub const MAX_COMPONENT_ATTRIBUTES_BYTES: usize = 16 * 1024;
 /// Deepest nesting of one attribute's value; a plain value has depth 1.
 pub const MAX_ATTRIBUTE_DEPTH: usize = 8;
 /// Longest length, in UTF-16 units: the largest whole number that JavaScript counts exactly.
@@ -43,6 +45,9 @@ pub enum Invalid {
     /// An attribute's value larger than [`MAX_ATTRIBUTE_BYTES`] or deeper than [`MAX_ATTRIBUTE_DEPTH`].
     #[error("an attribute's value is larger than {MAX_ATTRIBUTE_BYTES} bytes or deeper than {MAX_ATTRIBUTE_DEPTH}")]
     AttributeTooLarge,
+    /// The attributes of one component are together larger than [`MAX_COMPONENT_ATTRIBUTES_BYTES`].
+    #[error("the attributes of one component are larger than {MAX_COMPONENT_ATTRIBUTES_BYTES} bytes")]
+    AttributesTooLarge,
     /// An embed that is not a JSON object.
     #[error("an embed must be an object")]
     EmbedNotObject,
@@ -67,10 +72,15 @@ impl Delta {
         if ops.len() > MAX_COMPONENTS {
             return Err(Invalid::TooManyComponents);
         }
+        let weigh = |op: &Op| op.attributes().map_or(0, attributes_weight_bytes);
+        if ops.iter().any(|op| weigh(op) > MAX_COMPONENT_ATTRIBUTES_BYTES) {
+            return Err(Invalid::AttributesTooLarge);
+        }
         Self::from_stored(ops)
     }
 
-    /// The same without a limit on the number of components, for documents and for what this side wrote.
+    /// The same without a limit on the number of components and on the attributes of one together, for documents, in
+    /// which the attributes of many edits come together, and for what this side wrote.
     ///
     /// # Errors
     /// The first thing that is wrong.

@@ -3,7 +3,7 @@
 mod common;
 
 use common::{change, document, places, random, seed};
-use ot::{Bias, Delta, Invalid, Op, Rope, Side, cross};
+use ot::{Bias, Delta, Invalid, MAX_ATTRIBUTE_BYTES, Op, Rope, Side, cross};
 
 const CASES: u64 = 20_000;
 
@@ -192,6 +192,14 @@ fn limits_are_kept() {
     }
     assert_eq!(Delta::from_normal(vec![with(deep)]), Err(Invalid::AttributeTooLarge));
     assert_eq!(Delta::from_normal(vec![with("x".repeat(5000).into())]), Err(Invalid::AttributeTooLarge));
+    // Four values of 4 KiB, their names and quotes are more than 16 KiB.
+    let wide = |count| {
+        let one = |index: usize| (format!("{index}"), "x".repeat(MAX_ATTRIBUTE_BYTES - 2).into());
+        vec![Op::Retain { length: 1, attributes: Some(Box::new((0..count).map(one).collect())) }]
+    };
+    assert!(Delta::from_normal(wide(3)).is_ok());
+    assert_eq!(Delta::from_normal(wide(4)), Err(Invalid::AttributesTooLarge));
+    assert!(Delta::from_stored(wide(4)).is_ok(), "in a document the attributes of many edits come together");
     let many = (0..10_001).map(|index| Op::Insert {
         text: "x".to_owned(),
         attributes: Some(Box::new([("a".to_owned(), index.into())].into_iter().collect())),

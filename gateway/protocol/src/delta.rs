@@ -196,7 +196,7 @@ fn locate(ops: &[Op], invalid: Invalid) -> String {
     }
     let at = (0..ops.len()).find(|index| {
         let pair = ops[index.saturating_sub(1)..=*index].to_vec();
-        Delta::from_stored(pair) == Err(invalid)
+        Delta::from_normal(pair) == Err(invalid)
     });
     at.map_or_else(|| invalid.to_string(), |index| format!("ops[{index}]: {invalid}"))
 }
@@ -272,6 +272,11 @@ mod tests {
         let json = format!("[{}]", many.join(","));
         assert!(parse(&json).unwrap_err().contains("at most 10000"));
         assert_eq!(decode(&json).unwrap().ops().len(), MAX_COMPONENTS + 1);
+        let wide: Vec<String> = (0..5).map(|n| format!(r#""{n}":"{}""#, "x".repeat(4_000))).collect();
+        let json = format!(r#"[{{"insert":"b"}},{{"insert":"a","attributes":{{{}}}}}]"#, wide.join(","));
+        let message = parse(&json).unwrap_err();
+        assert_eq!(message, "ops[1]: the attributes of one component are larger than 16384 bytes");
+        assert!(decode(&json).is_ok(), "in a document the attributes of many edits come together");
         let deep = format!(r#"[{{"insert":"a","attributes":{{"x":{}1{}}}}}]"#, "[".repeat(8), "]".repeat(8));
         assert!(parse(&deep).unwrap_err().starts_with("ops[0]: "));
         let deeper =

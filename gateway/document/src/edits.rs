@@ -403,7 +403,7 @@ pub(crate) fn allowed(role: Role, ops: &Delta) -> bool {
         Role::Read => ops.is_empty(),
         Role::Comment => ops.ops().iter().all(|op| match op {
             Op::Retain { attributes, .. } => {
-                attributes.as_ref().is_none_or(|map| map.keys().all(|name| name.starts_with("comment")))
+                attributes.as_ref().is_none_or(|map| map.iter().all(|(name, _)| name.starts_with("comment")))
             }
             Op::Insert { .. } | Op::Embed { .. } | Op::Delete { .. } => false,
         }),

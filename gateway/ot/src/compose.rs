@@ -46,12 +46,12 @@ impl Delta {
             match &mut op {
                 Op::Insert { attributes, .. } | Op::Embed { attributes, .. } => {
                     if changed.is_some() {
-                        *attributes = compose_attributes(attributes.as_deref(), changed, false);
+                        *attributes = compose_attributes(attributes.as_ref(), changed, false);
                     }
                 }
                 Op::Retain { attributes, .. } => {
                     if changed.is_some() {
-                        *attributes = compose_attributes(attributes.as_deref(), changed, true);
+                        *attributes = compose_attributes(attributes.as_ref(), changed, true);
                     }
                 }
                 Op::Delete { .. } => {}

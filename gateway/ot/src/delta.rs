@@ -16,11 +16,11 @@ use crate::{
 #[allow(missing_docs, reason = "the fields are said by their names")]
 pub enum Op {
     /// Text, never empty.
-    Insert { text: String, attributes: Option<Box<Attributes>> },
+    Insert { text: String, attributes: Option<Attributes> },
     /// An embed of length 1.
-    Embed { value: Value, attributes: Option<Box<Attributes>> },
+    Embed { value: Value, attributes: Option<Attributes> },
     /// Keep `length` units, changing their attributes where given.
-    Retain { length: usize, attributes: Option<Box<Attributes>> },
+    Retain { length: usize, attributes: Option<Attributes> },
     /// Remove `length` units.
     Delete { length: usize },
 }
@@ -39,7 +39,7 @@ impl Op {
     pub fn attributes(&self) -> Option<&Attributes> {
         match self {
             Op::Insert { attributes, .. } | Op::Embed { attributes, .. } | Op::Retain { attributes, .. } => {
-                attributes.as_deref()
+                attributes.as_ref()
             }
             Op::Delete { .. } => None,
         }
@@ -54,7 +54,7 @@ impl Op {
             Op::Embed { value, .. } => value_weight_bytes(value),
             Op::Retain { .. } | Op::Delete { .. } => 4,
         };
-        FRAME_BYTES + value + self.attributes().map_or(0, attributes_weight_bytes)
+        FRAME_BYTES + value + self.attributes().map_or(0, Attributes::weight_bytes)
     }
 
     /// Whether its length is zero; counting a text is not needed to know that.
@@ -211,12 +211,6 @@ impl Delta {
             self.ops.pop();
         }
     }
-}
-
-/// Bytes of a map of attributes in JSON, but for escapes.
-pub(crate) fn attributes_weight_bytes(map: &Attributes) -> usize {
-    // `"attributes":{}` and the quotes, colon and comma of each.
-    15 + map.iter().map(|(key, value)| key.len() + 4 + value_weight_bytes(value)).sum::<usize>()
 }
 
 /// Bytes of a value in JSON, but for escapes.

@@ -156,8 +156,8 @@ fn common<'a>(pairs: impl Iterator<Item = (&'a Unit<'a>, &'a Unit<'a>)>) -> usiz
 fn keep<'a>(out: &mut Delta, pairs: impl Iterator<Item = (&'a Unit<'a>, &'a Unit<'a>)>) {
     for (from, to) in pairs {
         let change = diff_attributes(from.attributes, to.attributes);
-        let reached = compose(from.attributes, change.as_deref(), false);
-        if reached.as_deref() == to.attributes {
+        let reached = compose(from.attributes, change.as_ref(), false);
+        if reached.as_ref() == to.attributes {
             out.push(Op::Retain { length: from.length(), attributes: change });
         } else {
             // A `null` that stands in a document cannot be set, only inserted.

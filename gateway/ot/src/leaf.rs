@@ -5,11 +5,7 @@
 
 use serde_json::Value;
 
-use crate::{
-    Attributes, EMBED_CHARACTER, Op, byte_index,
-    delta::{attributes_weight_bytes, value_weight_bytes},
-    utf16_length,
-};
+use crate::{Attributes, EMBED_CHARACTER, Op, attributes::Held, byte_index, delta::value_weight_bytes, utf16_length};
 
 /// A text longer than this is cut: moving its tail would cost more than finding a second piece.
 const PIECE_BYTES: usize = 1024;
@@ -19,8 +15,6 @@ const NEW_PIECE_BYTES: usize = 768;
 const LEAF_PIECES: usize = 32;
 /// Two neighbouring leaves of at most this many pieces become one.
 const SMALL_LEAF_PIECES: usize = 8;
-
-type Held = Option<Box<Attributes>>;
 
 /// Text with one formatting, or an embed.
 #[derive(Debug, Clone)]
@@ -76,7 +70,7 @@ impl Piece {
             Content::Text(text) => text.len(),
             Content::Embed(value) => value_weight_bytes(value),
         };
-        content + self.attributes.as_deref().map_or(0, attributes_weight_bytes)
+        content + self.attributes.as_ref().map_or(0, Attributes::weight_bytes)
     }
 
     pub(crate) fn to_op(&self) -> Op {
@@ -237,7 +231,7 @@ impl Leaf {
         let to = self.cut(at + length);
         for piece in self.pieces.get_mut(from..to).into_iter().flatten() {
             self.bytes -= piece.bytes();
-            piece.attributes = change(piece.attributes.as_deref());
+            piece.attributes = change(piece.attributes.as_ref());
             self.bytes += piece.bytes();
         }
         for seam in (from..=to).rev() {
@@ -281,7 +275,7 @@ impl Leaf {
             return index;
         }
         if let Some(tail) = piece.split(inside) {
-            self.bytes += tail.attributes.as_deref().map_or(0, attributes_weight_bytes);
+            self.bytes += tail.attributes.as_ref().map_or(0, Attributes::weight_bytes);
             self.pieces.insert(index + 1, tail);
         }
         index + 1
@@ -301,7 +295,7 @@ impl Leaf {
         {
             text.push_str(more);
             left.units += right.units;
-            self.bytes -= right.attributes.as_deref().map_or(0, attributes_weight_bytes);
+            self.bytes -= right.attributes.as_ref().map_or(0, Attributes::weight_bytes);
         }
     }
 }

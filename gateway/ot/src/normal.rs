@@ -3,9 +3,12 @@
 //! In: components as somebody sent them. Out: a [`Delta`] in normal form within the limits, or what is wrong with it.
 //! Nothing is repaired: two parties that repair differently would part ways.
 
-use serde_json::{Number, Value};
+use serde_json::Value;
 
-use crate::delta::{Delta, Op, attributes_weight_bytes, value_weight_bytes};
+use crate::{
+    attributes::{Attributes, unify_numbers},
+    delta::{Delta, Op, value_weight_bytes},
+};
 
 /// Most components of one edit.
 pub const MAX_COMPONENTS: usize = 10_000;
@@ -72,7 +75,7 @@ impl Delta {
         if ops.len() > MAX_COMPONENTS {
             return Err(Invalid::TooManyComponents);
         }
-        let weigh = |op: &Op| op.attributes().map_or(0, attributes_weight_bytes);
+        let weigh = |op: &Op| op.attributes().map_or(0, Attributes::weight_bytes);
         if ops.iter().any(|op| weigh(op) > MAX_COMPONENT_ATTRIBUTES_BYTES) {
             return Err(Invalid::AttributesTooLarge);
         }
@@ -121,19 +124,14 @@ fn check_values(op: &mut Op) -> Result<(), Invalid> {
         }
         unify_numbers(value);
     }
-    let attributes = match op {
-        Op::Insert { attributes, .. } | Op::Embed { attributes, .. } | Op::Retain { attributes, .. } => attributes,
-        Op::Delete { .. } => return Ok(()),
-    };
-    let Some(attributes) = attributes else { return Ok(()) };
+    let Some(attributes) = op.attributes() else { return Ok(()) };
     if attributes.is_empty() {
         return Err(Invalid::EmptyAttributes);
     }
-    for (_, value) in attributes.iter_mut() {
+    for (_, value) in attributes.iter() {
         if !within_depth(value, MAX_ATTRIBUTE_DEPTH) || value_weight_bytes(value) > MAX_ATTRIBUTE_BYTES {
             return Err(Invalid::AttributeTooLarge);
         }
-        unify_numbers(value);
     }
     Ok(())
 }
@@ -144,21 +142,5 @@ fn within_depth(value: &Value, depth: usize) -> bool {
         Value::Array(values) => values.iter().all(|value| within_depth(value, inner)),
         Value::Object(map) => map.values().all(|value| within_depth(value, inner)),
         Value::Null | Value::Bool(_) | Value::Number(_) | Value::String(_) => true,
-    }
-}
-
-/// JavaScript has one kind of number; equality of attributes must not depend on how one was written.
-fn unify_numbers(value: &mut Value) {
-    const EXACT: f64 = 9_007_199_254_740_991.0;
-    match value {
-        Value::Number(number) if number.is_f64() => {
-            if let Some(float) = number.as_f64().filter(|float| float.fract() == 0.0 && float.abs() <= EXACT) {
-                // Exact by the bound above.
-                *number = Number::from(float as i64);
-            }
-        }
-        Value::Array(values) => values.iter_mut().for_each(unify_numbers),
-        Value::Object(map) => map.values_mut().for_each(unify_numbers),
-        Value::Null | Value::Bool(_) | Value::Number(_) | Value::String(_) => {}
     }
 }

@@ -63,7 +63,9 @@ impl Delta {
                 } else if other.kind() == Kind::Delete {
                     out.push(Op::Delete { length });
                 } else {
-                    match transform_attributes(this.attributes(), other.attributes(), this_first) {
+                    let carried =
+                        other.attributes().and_then(|more| transform_attributes(this.attributes(), more, this_first));
+                    match carried {
                         None => out.push_plain_retain(length),
                         attributes => out.push(Op::Retain { length, attributes }),
                     }

@@ -3,7 +3,7 @@
 mod common;
 
 use common::{attributes, change, document, random, seed};
-use ot::{Delta, Invalid, Op};
+use ot::{Attributes, Delta, Invalid, Op};
 use rand::Rng;
 use serde_json::json;
 
@@ -41,18 +41,18 @@ fn nothing_shorter_leads_there() {
 
 #[test]
 fn formatting_is_changed_where_text_stays() {
-    let bold = json!({ "bold": true }).as_object().cloned();
-    let red = json!({ "color": "red" }).as_object().cloned();
+    let bold = json!({ "bold": true }).as_object().cloned().map(Attributes::from);
+    let red = json!({ "color": "red" }).as_object().cloned().map(Attributes::from);
     let from = Delta::new().insert("ab😀", bold.clone());
     let to = Delta::new().insert("a", None).insert("b", bold).insert("😀", red);
-    let off = json!({ "bold": null }).as_object().cloned();
-    let swap = json!({ "bold": null, "color": "red" }).as_object().cloned();
+    let off = json!({ "bold": null }).as_object().cloned().map(Attributes::from);
+    let swap = json!({ "bold": null, "color": "red" }).as_object().cloned().map(Attributes::from);
     assert_eq!(from.diff(&to).unwrap(), Delta::new().retain(1, off).retain(1, None).retain(2, swap));
 }
 
 #[test]
 fn a_null_that_stands_in_a_document_is_led_to_as_well() {
-    let null = json!({ "bold": null }).as_object().cloned();
+    let null = json!({ "bold": null }).as_object().cloned().map(Attributes::from);
     let (without, with) = (Delta::new().insert("ab", None), Delta::new().insert("ab", null));
     check(&without, &with);
     check(&with, &without);

@@ -231,7 +231,7 @@ fn assert_normal(delta: &Delta) {
 }
 
 fn letter(text: &str, attributes: Option<Attributes>) -> Op {
-    Op::Insert { text: text.to_owned(), attributes: attributes.map(Box::new) }
+    Op::Insert { text: text.to_owned(), attributes }
 }
 
 fn embed() -> Op {

@@ -173,7 +173,7 @@ fn what_push_would_have_written_otherwise_is_refused() {
         (vec![insert("a"), retain(3)], Invalid::TrailingRetain),
         (vec![retain(usize::MAX), delete(2)], Invalid::Overflow),
         (vec![Op::Embed { value: serde_json::json!(7), attributes: None }], Invalid::EmbedNotObject),
-        (vec![Op::Retain { length: 1, attributes: Some(Box::default()) }], Invalid::EmptyAttributes),
+        (vec![Op::Retain { length: 1, attributes: Some([].into_iter().collect()) }], Invalid::EmptyAttributes),
     ];
     for (ops, expected) in cases {
         assert_eq!(Delta::from_normal(ops.clone()), Err(expected), "{ops:?}");
@@ -184,8 +184,7 @@ fn what_push_would_have_written_otherwise_is_refused() {
 
 #[test]
 fn limits_are_kept() {
-    let with =
-        |value| Op::Retain { length: 1, attributes: Some(Box::new([("a".to_owned(), value)].into_iter().collect())) };
+    let with = |value| Op::Retain { length: 1, attributes: Some([("a".to_owned(), value)].into_iter().collect()) };
     let mut deep = serde_json::json!(1);
     for _ in 0..8 {
         deep = serde_json::json!([deep]);
@@ -195,14 +194,14 @@ fn limits_are_kept() {
     // Four values of 4 KiB, their names and quotes are more than 16 KiB.
     let wide = |count| {
         let one = |index: usize| (format!("{index}"), "x".repeat(MAX_ATTRIBUTE_BYTES - 2).into());
-        vec![Op::Retain { length: 1, attributes: Some(Box::new((0..count).map(one).collect())) }]
+        vec![Op::Retain { length: 1, attributes: Some((0..count).map(one).collect()) }]
     };
     assert!(Delta::from_normal(wide(3)).is_ok());
     assert_eq!(Delta::from_normal(wide(4)), Err(Invalid::AttributesTooLarge));
     assert!(Delta::from_stored(wide(4)).is_ok(), "in a document the attributes of many edits come together");
     let many = (0..10_001).map(|index| Op::Insert {
         text: "x".to_owned(),
-        attributes: Some(Box::new([("a".to_owned(), index.into())].into_iter().collect())),
+        attributes: Some([("a".to_owned(), index.into())].into_iter().collect()),
     });
     assert_eq!(Delta::from_normal(many.collect()), Err(Invalid::TooManyComponents));
 }
@@ -211,10 +210,7 @@ fn limits_are_kept() {
 fn numbers_have_one_form() {
     let with = |json: &str| {
         let value: serde_json::Value = serde_json::from_str(json).unwrap();
-        Op::Insert {
-            text: "x".to_owned(),
-            attributes: Some(Box::new([("size".to_owned(), value)].into_iter().collect())),
-        }
+        Op::Insert { text: "x".to_owned(), attributes: Some([("size".to_owned(), value)].into_iter().collect()) }
     };
     assert_eq!(Delta::from_normal(vec![with("12.0"), with("12")]), Err(Invalid::Unmerged));
 }

@@ -132,7 +132,10 @@ impl Case {
 fn without_nulls(document: &Delta) -> Delta {
     document.ops().iter().fold(Delta::new(), |out, op| {
         let attributes = op.attributes().map(|map| {
-            map.iter().filter(|(_, value)| !value.is_null()).map(|(key, value)| (key.clone(), value.clone())).collect()
+            map.iter()
+                .filter(|(_, value)| !value.is_null())
+                .map(|(key, value)| (key.to_owned(), value.clone()))
+                .collect()
         });
         match op {
             Op::Insert { text, .. } => out.insert(text, attributes),

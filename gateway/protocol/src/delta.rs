@@ -74,9 +74,17 @@ impl Serialize for OpJson<'_> {
             Op::Delete { length } => map.serialize_entry("delete", length)?,
         }
         if let Some(attributes) = attributes {
-            map.serialize_entry("attributes", attributes)?;
+            map.serialize_entry("attributes", &AttributesJson(attributes))?;
         }
         map.end()
+    }
+}
+
+struct AttributesJson<'a>(&'a Attributes);
+
+impl Serialize for AttributesJson<'_> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_map(self.0.iter())
     }
 }
 
@@ -147,7 +155,7 @@ fn component(json: &str) -> Result<Op, String> {
     }
 }
 
-fn inserted(json: &str, attributes: Option<Box<Attributes>>) -> Result<Op, String> {
+fn inserted(json: &str, attributes: Option<Attributes>) -> Result<Op, String> {
     match json.as_bytes().first() {
         Some(b'"') => match serde_json::from_str::<String>(json) {
             Ok(text) if text.is_empty() => Err("insert must not be empty".to_owned()),
@@ -165,14 +173,14 @@ fn length(name: &str, json: &str) -> Result<usize, String> {
     if (1..=ot::MAX_LENGTH).contains(&length) { Ok(length) } else { Err(wrong()) }
 }
 
-fn attributes(raw: &RawValue) -> Result<Box<Attributes>, String> {
+fn attributes(raw: &RawValue) -> Result<Attributes, String> {
     let Value::Object(map) = value(raw.get())? else { return Err("attributes must be an object".to_owned()) };
     if map.is_empty() {
         return Err(Invalid::EmptyAttributes.to_string());
     }
     match map.keys().find(|name| BORN_NAMES.contains(&name.as_str())) {
         Some(name) => Err(format!("the attribute name {name:?} cannot be used: every JavaScript object has it")),
-        None => Ok(Box::new(map)),
+        None => Ok(map.into()),
     }
 }
 

@@ -82,7 +82,10 @@ fn ops(delta: &Delta) -> Value {
             Op::Delete { length } => (json!({ "delete": length }), &None),
         };
         if let (Value::Object(op), Some(attributes)) = (&mut op, attributes) {
-            op.insert("attributes".to_owned(), json!(attributes));
+            op.insert(
+                "attributes".to_owned(),
+                attributes.iter().map(|(name, value)| (name.to_owned(), value.clone())).collect(),
+            );
         }
         op
     };

@@ -40,7 +40,7 @@ pub fn edit(random: &mut Random, shown: &Delta, token: u32) -> Delta {
         4 => start.embed(json!({ "image": token_text(token) }), None),
         5 => start.insert(
             &format!("{}😀", token_text(token)),
-            attributes(random).filter(|map| !map.values().any(serde_json::Value::is_null)),
+            attributes(random).filter(|map| !map.iter().any(|(_, value)| value.is_null())),
         ),
         _ => start.insert(&token_text(token), None),
     }

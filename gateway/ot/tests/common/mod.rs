@@ -36,7 +36,7 @@ pub(crate) fn attributes(random: &mut StdRng, with_null: bool) -> Option<Attribu
     if random.random_bool(0.5) {
         return None;
     }
-    let mut map = Attributes::new();
+    let mut map = serde_json::Map::new();
     for name in ["bold", "color", "list"] {
         match random.random_range(0..6) {
             0 => map.insert(name.to_owned(), json!(true)),
@@ -46,7 +46,7 @@ pub(crate) fn attributes(random: &mut StdRng, with_null: bool) -> Option<Attribu
             _ => None,
         };
     }
-    Some(map)
+    Some(map.into())
 }
 
 fn push_insert(random: &mut StdRng, delta: Delta, nulls: Nulls) -> Delta {
@@ -126,7 +126,10 @@ pub(crate) fn json(delta: &Delta) -> String {
         };
         match (said, op.attributes()) {
             (Value::Object(mut said), Some(attributes)) => {
-                said.insert("attributes".to_owned(), Value::Object(attributes.clone()));
+                said.insert(
+                    "attributes".to_owned(),
+                    attributes.iter().map(|(name, value)| (name.to_owned(), value.clone())).collect(),
+                );
                 Value::Object(said)
             }
             (said, _) => said,
@@ -142,8 +145,8 @@ pub(crate) fn delta_from_json(json: &Value) -> Delta {
 }
 
 fn op_from_json(json: &Value) -> Op {
-    let attributes: Option<Box<Attributes>> =
-        json.get("attributes").map(|map| Box::new(map.as_object().expect("a map").clone()));
+    let attributes: Option<Attributes> =
+        json.get("attributes").map(|map| map.as_object().expect("a map").clone().into());
     match (json.get("insert"), json.get("retain"), json.get("delete")) {
         (Some(Value::String(text)), None, None) => Op::Insert { text: text.clone(), attributes },
         (Some(value), None, None) => Op::Embed { value: value.clone(), attributes },

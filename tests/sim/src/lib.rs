@@ -9,6 +9,7 @@
 mod check;
 pub mod client;
 mod counts;
+mod edits;
 mod log;
 pub mod many;
 mod minimise;

@@ -2,17 +2,20 @@
 //!
 //! In: the schedule. Out: messages on the clients' connections, and their state, as the contract's rule says.
 
+use std::sync::Arc;
+
 use document::{Code, ConnectionId, Event, JoinedContent};
 use ot::Delta;
 
 use crate::{
-    client::Broken,
+    client::{Broken, Pending},
     counts::Met,
+    edits::{Kind, Typed},
     record::Act,
     schedule::Fault,
     sockets::{Got, Sent},
     typing,
-    world::{Typed, World},
+    world::World,
 };
 
 impl World {
@@ -20,7 +23,7 @@ impl World {
         let is_first = self.clients[client].at.is_none();
         let early = self.fault(Fault::Early, 4);
         let editor = &self.clients[client];
-        if self.edits.len() >= self.profile.edits_max
+        if self.edits.typed.len() >= self.profile.edits_max
             || is_first && (!early || editor.plain && !self.may_send_early(client))
         {
             return Ok(());
@@ -35,11 +38,9 @@ impl World {
         while self.comparable && typing::count_token(&ops, self.tokens) == 0 {
             ops = typing::edit(&mut self.random, &shown, self.tokens);
         }
-        let inserts = typing::count_token(&ops, self.tokens) > 0;
         let pending = self.clients[client].edit(ops.clone(), self.tokens)?;
         let plain = self.clients[client].plain;
-        let typed = Typed { inserts, plain, ..Typed::default() };
-        self.edits.insert(self.tokens, typed);
+        self.typed(client, Kind::of(&ops, self.tokens), &pending);
         self.counts.meet_times(Met::Pipelined, usize::from(self.clients[client].pending.len() > 1));
         self.counts.meet_times(Met::TypedOffline, usize::from(self.offline[client]));
         self.counts.meet_times(Met::TypedBeforeJoin, usize::from(is_first));
@@ -57,16 +58,26 @@ impl World {
 
     /// A bug in an editor.
     pub(crate) fn type_garbage(&mut self, client: usize) {
-        if self.clients[client].at.is_none() || self.clients[client].plain || self.edits.len() >= self.profile.edits_max
+        if self.clients[client].at.is_none()
+            || self.clients[client].plain
+            || self.edits.typed.len() >= self.profile.edits_max
         {
             return;
         }
         self.tokens += 1;
         let unreadable = self.random.one_in(2);
         let pending = self.clients[client].edit_garbage(self.tokens, unreadable);
-        self.edits.insert(self.tokens, Typed::default());
+        self.typed(client, Kind::Garbage, &pending);
         if let Some(id) = self.present[client].filter(|_| self.clients[client].live) {
             self.send_edit(client, id, &pending);
+        }
+    }
+
+    fn typed(&mut self, client: usize, kind: Kind, pending: &Pending) {
+        let plain = self.clients[client].plain;
+        self.edits.typed.insert(pending.token, Typed::new(kind, plain));
+        if !plain {
+            self.edits.name(&self.clients[client].id, &user_id(client), pending);
         }
     }
 
@@ -133,7 +144,7 @@ impl World {
             self.counts.meet(Met::Dropped);
             let refused = editor.pending.iter().find(|pending| pending.seq == seq).map(|pending| pending.token);
             editor.on_refused(seq)?;
-            if let Some(typed) = refused.and_then(|token| self.edits.get_mut(&token)) {
+            if let Some(typed) = refused.and_then(|token| self.edits.typed.get_mut(&token)) {
                 typed.refused = true;
             }
         }
@@ -185,12 +196,16 @@ impl World {
     /// The client goes on under a new name. That belongs to a connection's life, so that this one has to end.
     fn rename(&mut self, client: usize) {
         for pending in &self.clients[client].pending {
-            if let Some(typed) = self.edits.get_mut(&pending.token) {
+            if let Some(typed) = self.edits.typed.get_mut(&pending.token) {
                 typed.renamed = true;
             }
         }
         self.next += 1;
-        self.clients[client].rename_to(&format!("c{client}-{}", self.next));
+        let editor = &mut self.clients[client];
+        editor.rename_to(&format!("c{client}-{}", self.next));
+        for pending in &editor.pending {
+            self.edits.name(&editor.id, &user_id(client), pending);
+        }
     }
 
     /// The change that a join by content is taken for; only for those who write down what happens.
@@ -200,4 +215,9 @@ impl World {
         self.recorder.as_ref()?;
         self.clients[client].known_up_to(joined.last_seq).ok()?.diff(content).ok()
     }
+}
+
+/// Each client is another user's.
+pub(crate) fn user_id(client: usize) -> Arc<str> {
+    format!("u{client}").into()
 }

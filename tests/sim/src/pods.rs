@@ -18,7 +18,7 @@ use crate::{
 
 impl World {
     /// What the store holds.
-    fn stored(&self) -> (Snapshot, Vec<document::Logged>) {
+    pub(crate) fn stored(&self) -> (Snapshot, Vec<document::Logged>) {
         let (at, snapshot) = self.store.snapshot.clone();
         let snapshot = Snapshot { at, ..snapshot };
         let mut tail = Vec::new();
@@ -223,8 +223,10 @@ impl World {
             .meet_times(Met::Newline, appended.iter().filter(|logged| &*logged.entry.client_id == "newline").count());
         if let Some(last) = appended.last() {
             let version = last.at.version;
-            self.lost_tail |= self.asks_lost_primary;
-            self.counts.meet_times(Met::LostTail, usize::from(self.asks_lost_primary));
+            if self.asks_lost_primary {
+                self.edits.lose(appended.iter().map(|logged| &logged.entry));
+                self.counts.meet(Met::LostTail);
+            }
             for other in 0..self.pods.len() {
                 if self.asks_lost_primary && !self.knows_lost_primary(other) {
                     continue;

@@ -175,11 +175,10 @@ impl World {
         let new = self.replicas.followers.swap_remove(chosen).log;
         let lost = std::mem::replace(&mut self.store, new);
         self.trace(|| format!("failover from {before:?} to {:?}", self.store.head()));
+        let common = lost.all.iter().zip(&self.store.all).take_while(|(lost, kept)| lost.at == kept.at).count();
+        self.edits.lose(lost.all.iter().skip(common).map(|kept| &kept.payload));
+        self.counts.meet_times(Met::LostTail, usize::from(lost.all.len() > common));
         self.lost_primary = self.profile.lost_answers.then_some(lost);
-        if self.store.point(before.version) != Some(&before) {
-            self.counts.meet(Met::LostTail);
-            self.lost_tail = true;
-        }
         self.replicas = Replicas::of(&self.store, count);
         self.era += 1;
         for Wait { pod, question, .. } in waits {
@@ -188,11 +187,12 @@ impl World {
         }
     }
 
-    /// Tokens in the entries that a pod has and the log does not.
+    /// Edits that a pod has and the log does not, by token.
     pub(crate) fn lost_tokens(&self, pod: usize) -> Vec<u32> {
         let in_log = |entry: &Canonical| self.store.all.iter().any(|kept| kept.payload.identity == entry.identity);
         let lost = self.pods[pod].document.recent().filter(|entry| !in_log(entry));
-        lost.flat_map(|entry| typing::tokens_of(&entry.ops)).collect()
+        let tokens = |entry: &Canonical| self.edits.of(&entry.identity, &entry.user_id);
+        lost.flat_map(|entry| tokens(entry).into_iter().chain(typing::tokens_of(&entry.ops))).collect()
     }
 
     /// Whether a pod's next call goes to the primary that was lost: nobody has told the pod, and nobody has stopped that.

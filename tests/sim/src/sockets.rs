@@ -7,7 +7,7 @@ use std::{collections::VecDeque, sync::Arc};
 use document::{Answer, Code, ConnectionId, Edit, Event, Input, Join, Leaving, Refusal, ReplyId, User, Version};
 use ot::Delta;
 
-use crate::{client::Broken, counts::Met, schedule::Fault, world::World};
+use crate::{client::Broken, counts::Met, edits::Kind, people::user_id, schedule::Fault, world::World};
 
 /// A message of a client.
 #[derive(Debug, Clone)]
@@ -43,7 +43,7 @@ pub(crate) struct Connection {
 
 #[derive(Debug, Clone)]
 pub(crate) enum Asked {
-    Edit { connection: ConnectionId, seq: Option<u64>, token: u32, session: Option<Arc<str>> },
+    Edit { connection: ConnectionId, client: usize, seq: Option<u64>, token: u32, session: Option<Arc<str>> },
     Join { connection: ConnectionId },
 }
 
@@ -187,7 +187,7 @@ impl World {
                 connection.known = true;
                 let early = std::mem::take(&mut connection.early);
                 self.asked.insert(reply, Asked::Join { connection: id });
-                let name: Arc<str> = format!("u{client}").into();
+                let name = user_id(client);
                 let join = Join {
                     connection: id,
                     user: User { id: name.clone(), name, avatar: None },
@@ -204,7 +204,7 @@ impl World {
                 self.input(pod, Input::Join(join))
             }
             Sent::Edit { version, session, seq, token, ops, unreadable } => {
-                self.asked.insert(reply, Asked::Edit { connection: id, seq, token, session: session.clone() });
+                self.asked.insert(reply, Asked::Edit { connection: id, client, seq, token, session: session.clone() });
                 let reply = Some(reply);
                 self.counts.meet_times(Met::Unreadable, usize::from(unreadable));
                 let unreadable = unreadable.then(|| Box::new(Refusal::new(Code::OpInvalid, "cannot be read")));
@@ -239,9 +239,9 @@ impl World {
         answer: Result<Answer, Refusal>,
     ) -> Result<(), Broken> {
         match reply.and_then(|reply| self.asked.remove(&reply)) {
-            Some(Asked::Edit { connection, seq, token, session }) => {
+            Some(Asked::Edit { connection, client, seq, token, session }) => {
                 if let Ok(Answer::Version(version)) = &answer {
-                    self.acknowledged(token, *version)?;
+                    self.acknowledged(client, token, *version)?;
                 }
                 self.give(connection, Got::Edited { seq, session, answer });
             }
@@ -258,18 +258,29 @@ impl World {
         Ok(())
     }
 
-    fn acknowledged(&mut self, token: u32, version: Version) -> Result<(), Broken> {
-        let Some(typed) = self.edits.get_mut(&token) else { return Ok(()) };
+    fn acknowledged(&mut self, client: usize, token: u32, version: Version) -> Result<(), Broken> {
+        let Some(typed) = self.edits.typed.get_mut(&token) else { return Ok(()) };
         // A refused edit goes on as an empty one under its number.
         if typed.refused {
             return Ok(());
         }
         typed.saved = true;
-        if !typed.inserts || self.lost_tail && !self.schedule.replicated {
+        let typed = *typed;
+        let id = &self.clients[client].id;
+        let lost = self.edits.is_lost(token) || typed.plain && self.edits.has_lost_of(id);
+        if lost && !self.schedule.replicated {
             return Ok(());
         }
         let up_to = self.store.all.iter().take(usize::try_from(version).unwrap_or(usize::MAX));
-        let found = up_to.filter(|kept| crate::typing::count_token(&kept.payload.ops, token) > 0).count();
+        let found = up_to.filter(|kept| self.edits.is(token, &kept.payload)).count();
+        if found == 0 && typed.plain && typed.kind != Kind::Inserts {
+            // Its entry may do nothing any more, and has no number: but it is this client's.
+            let index = usize::try_from(version).ok().and_then(|version| version.checked_sub(1));
+            let entry = index.and_then(|index| self.store.all.get(index)).map(|kept| &kept.payload);
+            if entry.is_some_and(|entry| entry.identity.by_gateway && entry.client_id == *id) {
+                return Ok(());
+            }
+        }
         if found < 1 || found > typed.most(self.era) {
             return Err(Broken(format!("token {token} was said to be saved at {version}; there it is {found} times")));
         }

@@ -56,6 +56,8 @@ pub enum BrokenRule {
     WaitWithoutWrite,
     /// Any follower is promoted, not the one that has most.
     PromoteAny,
+    /// What follows a snapshot is trimmed with what lies below it.
+    TrimTail,
 }
 
 impl Default for Rules {
@@ -256,6 +258,7 @@ impl<E: Payload, S> Store<E, S> {
         let old = self.all.partition_point(|kept| now_ms.saturating_sub(kept.time_ms) > self.rules.keep_ms);
         let oldest = if old == self.all.len() { Version::MAX } else { old as Version };
         let keep = self.floor.min(at.version).min(oldest);
+        let keep = if self.rules.broken == BrokenRule::TrimTail { self.version() } else { keep };
         self.trimmed = self.trimmed.max(keep.saturating_sub(1));
         Saving::Stored
     }

@@ -1,12 +1,15 @@
 //! What users type.
 //!
 //! In: what a client shows. Out: a change to it: words, deletions, replacements, formatting and embeds, at places between
-//! whole characters. Every insert carries a token that no other edit has.
+//! whole characters. What is inserted, and every formatting, carries a token that no other edit has.
 
 use ot::{Attributes, Delta, Op};
 use serde_json::json;
 
 use crate::random::Random;
+
+/// The attribute whose value is the token of an edit that formats; everybody who may format at all may set it.
+const TOKEN_ATTRIBUTE: &str = "comment-token";
 
 /// The text that carries a token.
 pub fn token_text(token: u32) -> String {
@@ -31,7 +34,9 @@ pub fn edit(random: &mut Random, shown: &Delta, token: u32) -> Delta {
         }
         2 if more > 0 => {
             let length = span(random);
-            start.retain(length, attributes(random))
+            let mut attributes = attributes(random).unwrap_or_default();
+            attributes.insert(TOKEN_ATTRIBUTE.to_owned(), json!(token_text(token)));
+            start.retain(length, Some(attributes))
         }
         3 if more > 0 => {
             let length = span(random);
@@ -59,8 +64,21 @@ pub fn tokens_of(ops: &Delta) -> impl Iterator<Item = u32> {
             Op::Embed { value, .. } => value.get("image").and_then(serde_json::Value::as_str).unwrap_or_default(),
             Op::Retain { .. } | Op::Delete { .. } => "",
         };
-        text.split('<').skip(1).filter_map(|rest| rest.split_once('>')?.0.parse().ok())
+        tokens_in(text)
     })
+}
+
+/// The tokens of an edit, inserted or set.
+pub(crate) fn marks_of(ops: &Delta) -> impl Iterator<Item = u32> {
+    let set = ops.ops().iter().filter(|op| matches!(op, Op::Retain { .. })).flat_map(|op| {
+        let value = op.attributes().and_then(|attributes| attributes.get(TOKEN_ATTRIBUTE));
+        tokens_in(value.and_then(serde_json::Value::as_str).unwrap_or_default())
+    });
+    tokens_of(ops).chain(set)
+}
+
+fn tokens_in(text: &str) -> impl Iterator<Item = u32> {
+    text.split('<').skip(1).filter_map(|rest| rest.split_once('>')?.0.parse().ok())
 }
 
 fn attributes(random: &mut Random) -> Option<Attributes> {

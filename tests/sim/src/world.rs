@@ -11,6 +11,7 @@ use crate::{
     Options,
     client::{Broken, Client},
     counts::{Counts, Met},
+    edits::Edits,
     log::Log,
     pod::Pod,
     profile::Profile,
@@ -26,29 +27,6 @@ const ROUNDS_MAX: usize = 600;
 /// Things that happen to pods in a run, at most: a run with more would never end.
 const STEPS_MAX: usize = 100_000;
 
-/// An edit that a user made.
-#[derive(Debug, Clone, Copy, Default)]
-pub(crate) struct Typed {
-    /// It carries its token.
-    pub(crate) inserts: bool,
-    /// It was refused, so that its number stands for an edit that does nothing.
-    pub(crate) refused: bool,
-    /// Its client was told that it is saved.
-    pub(crate) saved: bool,
-    /// Its client went on under another name: history had lost edits before it, or gives its first name to another user.
-    pub(crate) renamed: bool,
-    /// It may be lost: its client has no numbers.
-    pub(crate) plain: bool,
-}
-
-impl Typed {
-    /// How often it may be in the log after so many failovers. A pod that still has it from its first name may bring it in
-    /// after a primary that is lost told its client of a history that has ended, and too late for the client to see that.
-    pub(crate) fn most(&self, failovers: u64) -> usize {
-        1 + usize::from(self.renamed && failovers > 0)
-    }
-}
-
 /// The whole simulated system.
 pub(crate) struct World {
     pub(crate) random: Random,
@@ -63,8 +41,6 @@ pub(crate) struct World {
     pub(crate) lost_primary: Option<Log>,
     /// `store` is the lost primary for the moment.
     pub(crate) asks_lost_primary: bool,
-    /// A primary took entries with it.
-    pub(crate) lost_tail: bool,
     pub(crate) checks_chain: bool,
     pub(crate) pods: Vec<Pod>,
     pub(crate) clients: Vec<Client>,
@@ -84,8 +60,7 @@ pub(crate) struct World {
     /// Names things.
     pub(crate) next: u64,
     pub(crate) tokens: u32,
-    /// By token.
-    pub(crate) edits: BTreeMap<u32, Typed>,
+    pub(crate) edits: Edits,
     /// What pods hold of a history that was lost, and have to put back, by token.
     pub(crate) owed: std::collections::BTreeSet<(usize, u32)>,
     /// Nothing fails any more, and nobody types.
@@ -126,7 +101,6 @@ impl World {
             era: 0,
             lost_primary: None,
             asks_lost_primary: false,
-            lost_tail: false,
             checks_chain: !options.unchecked_chain,
             store,
             pods: Vec::new(),
@@ -142,7 +116,7 @@ impl World {
             steps: 0,
             next: 0,
             tokens: 0,
-            edits: BTreeMap::new(),
+            edits: Edits::default(),
             owed: std::collections::BTreeSet::new(),
             calm: false,
             recorder: options.record.then(Recorder::default),

@@ -73,6 +73,11 @@ fn a_store_that_takes_calls_of_another_history_is_noticed() {
 }
 
 #[test]
+fn a_store_that_trims_what_follows_a_snapshot_is_noticed() {
+    assert_noticed(Options { broken_rule: BrokenRule::TrimTail, ..Options::default() });
+}
+
+#[test]
 fn acknowledging_before_a_follower_has_it_is_noticed() {
     assert_noticed_in(broken(Mutation::AcknowledgeUndurable), |seed| Schedule::of(seed).replicated());
 }

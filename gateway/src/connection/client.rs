@@ -61,7 +61,7 @@ struct Editor {
 struct Expiry {
     /// When it is told.
     notice: Instant,
-    /// When the transport is closed: until then the same token would be let in again.
+    /// When the transport is closed.
     at: Instant,
     /// The end that the token names.
     at_ms: u64,
@@ -383,6 +383,8 @@ impl Client {
             }
             Ok(_) => Some(protocol::token_refused(reply, Denial::TokenInvalid.code(), "the token is another user's")),
             Err(NoClaims::Denied(denial)) => {
+                // Whoever has one and sends none has sent a bad one.
+                let denial = if denial == Denial::TokenRequired { Denial::TokenInvalid } else { denial };
                 Some(protocol::token_refused(reply, denial.code(), "the token was not accepted; the old one stays"))
             }
             Err(NoClaims::KeysAway) => {
@@ -412,11 +414,13 @@ fn refuse_edit(document_id: &str, seq: Option<u64>, reply: Option<ReplyId>, refu
     protocol::refused_answer(reply, Some(document_id), &Refusal { seq, ..refusal })
 }
 
-/// When a token ends on this process's clock, with the leeway that its verification has; `None` in some centuries.
+/// When a token ends on this process's clock: at the end that it names, or, if it was taken after that within the leeway
+/// that its verification has for clocks that differ, with the leeway. `None` in some centuries.
 fn expiry(expires_at: u64) -> Option<Expiry> {
     let (now, unix) = (Instant::now(), clock::unix());
     let named = Duration::from_secs(expires_at);
-    let end = named.checked_add(Duration::from_secs(crate::auth::LEEWAY_SECONDS))?;
+    let leeway = if unix < named { 0 } else { crate::auth::LEEWAY_SECONDS };
+    let end = named.checked_add(Duration::from_secs(leeway))?;
     let at = now.checked_add(end.saturating_sub(unix))?;
     let notice = now.checked_add(named.saturating_sub(EXPIRY_NOTICE).saturating_sub(unix))?;
     Some(Expiry { notice, at, at_ms: expires_at.saturating_mul(1000), is_told: false })
@@ -427,12 +431,15 @@ mod tests {
     use super::*;
 
     #[tokio::test(start_paused = true)]
-    async fn a_token_is_announced_a_minute_before_its_end_and_closed_when_nobody_takes_it_any_more() {
+    async fn a_token_is_announced_a_minute_before_its_end_and_closed_at_it() {
         let expiry = expiry(clock::unix().as_secs() + 3600).expect("in this century");
         let until = |instant: Instant| instant.saturating_duration_since(Instant::now()).as_secs_f64().ceil();
         assert_eq!(expiry.at_ms % 1000, 0);
         assert!((3539.0..=3540.0).contains(&until(expiry.notice)), "{}", until(expiry.notice));
-        assert!((3629.0..=3630.0).contains(&until(expiry.at)), "{}", until(expiry.at));
+        assert!((3599.0..=3600.0).contains(&until(expiry.at)), "{}", until(expiry.at));
+        let late = super::expiry(clock::unix().as_secs() - 10).expect("in this century");
+        assert_eq!(until(late.notice), 0.0, "at once");
+        assert!((19.0..=20.0).contains(&until(late.at)), "{}: it was taken within the leeway", until(late.at));
         assert!(super::expiry(u64::MAX).is_none(), "some centuries");
     }
 }

@@ -174,10 +174,14 @@ async fn a_second_tab_on_another_gateway_replaces_the_first() {
     assert_eq!(first.text().await, "41");
 }
 
+fn unix_s() -> u64 {
+    std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap().as_secs()
+}
+
 #[tokio::test]
 async fn a_token_that_ends_is_announced_and_closes_the_transport() {
     let gateway = Gateway::alone().await;
-    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap().as_secs();
+    let now = unix_s();
     // Within the leeway it is still taken, for a second or two.
     let expires = now - collab_gateway::auth::LEEWAY_SECONDS + 2;
     let mut ann = Client::upgraded(&gateway).await;
@@ -185,6 +189,27 @@ async fn a_token_that_ends_is_announced_and_closes_the_transport() {
     assert!(ann.text().await.starts_with("40{"));
     assert_eq!(ann.event("token-expiring").await, json!({"expiresAt": expires * 1000}));
     assert_eq!(ann.close_code().await, Some(1008));
+}
+
+#[tokio::test]
+async fn a_token_that_is_refreshed_has_its_end_put_off_and_one_that_is_not_has_not() {
+    let gateway = Gateway::alone().await;
+    let mut ann = Client::connected(&gateway, "ann", "a1").await;
+    let mut bob = Client::connected(&gateway, "bob", "b1").await;
+    let ending = |user: &str, at: u64| json!({"token": sign(&json!({"sub": user, "exp": at}))});
+    // Time enough for a busy machine to put it off again.
+    let soon = unix_s() + 5;
+    assert_eq!(ann.ask("token-refresh", ending("ann", soon)).await, json!({"expiresAt": soon * 1000}));
+    let far = 4_000_000_000_u64;
+    assert_eq!(ann.ask("token-refresh", ending("ann", far)).await, json!({"expiresAt": far * 1000}));
+    // Bob's is a little later: when his transport is closed, her old end has passed.
+    assert_eq!(bob.ask("token-refresh", ending("bob", soon + 1)).await, json!({"expiresAt": (soon + 1) * 1000}));
+    let refused = bob.ask("token-refresh", ending("ann", far)).await;
+    assert_eq!(refused["error"]["code"], "TOKEN_INVALID");
+    assert_eq!(bob.event("token-expiring").await, json!({"expiresAt": (soon + 1) * 1000}));
+    assert_eq!(bob.close_code().await, Some(1008), "the old token stays, and so does its end");
+    assert!(unix_s() > soon, "not before");
+    ann.join(json!("d")).await;
 }
 
 #[tokio::test]
@@ -196,6 +221,7 @@ async fn a_token_is_refreshed_in_place() {
     for (bad, code) in [
         (token("bob"), "TOKEN_INVALID"),
         ("rubbish".to_owned(), "TOKEN_INVALID"),
+        (String::new(), "TOKEN_INVALID"),
         (sign(&json!({"sub": "ann", "exp": 1000})), "TOKEN_EXPIRED"),
     ] {
         assert_eq!(ann.ask("token-refresh", json!({"token": bad})).await["error"]["code"], code);

@@ -3,7 +3,10 @@
 //! In: calls, each atomic. Out: verdicts, tails, snapshots. `tests/store_rules.rs` compares it with the product's stores
 //! and with the scripts on real servers. Beside what a real store holds it keeps the whole log, for the checks at the end.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
 
 use document::{ClientRow, Identity, Point, Verdict, Version};
 
@@ -32,6 +35,12 @@ pub struct Rules {
     pub numbered: usize,
     /// Entries younger than this are not trimmed.
     pub keep_ms: u64,
+    /// A save forgets rows that are older.
+    pub row_life_ms: u64,
+    /// The same of those that a gateway numbers.
+    pub numbered_life_ms: u64,
+    /// The same of these where there are too many of them.
+    pub crowded_life_ms: u64,
     /// A rule that is broken on purpose.
     pub broken: BrokenRule,
 }
@@ -70,6 +79,9 @@ impl Default for Rules {
             clients: 20_000,
             numbered: 1_000,
             keep_ms: 600_000,
+            row_life_ms: 7 * 24 * 3_600_000,
+            numbered_life_ms: 3_600_000,
+            crowded_life_ms: 600_000,
             broken: BrokenRule::None,
         }
     }
@@ -132,6 +144,8 @@ pub struct Store<E, S> {
     pub root: Point,
     rules: Rules,
     rows: BTreeMap<String, Row>,
+    /// Rows that were there and are forgotten, by name.
+    forgotten: BTreeSet<String>,
     floor: Version,
     window_bytes: usize,
 }
@@ -141,6 +155,8 @@ struct Row {
     owner: Arc<str>,
     last_seq: u64,
     version: Version,
+    /// When it was written, in whole seconds.
+    time_s: u64,
 }
 
 /// What the entries of one call share.
@@ -163,6 +179,7 @@ impl<E: Payload, S> Store<E, S> {
             root,
             rules,
             rows: BTreeMap::new(),
+            forgotten: BTreeSet::new(),
             floor: 0,
             window_bytes: 0,
         }
@@ -260,11 +277,38 @@ impl<E: Payload, S> Store<E, S> {
         let keep = self.floor.min(at.version).min(oldest);
         let keep = if self.rules.broken == BrokenRule::TrimTail { self.version() } else { keep };
         self.trimmed = self.trimmed.max(keep.saturating_sub(1));
+        let (life_ms, numbered_ms) = (self.rules.row_life_ms, self.rules.numbered_life_ms);
+        self.forget_rows(now_ms, |name| if is_numbered(name) { numbered_ms } else { life_ms });
         Saving::Stored
     }
 
+    /// As if all rows had been written so much later.
+    pub fn keep_rows_young(&mut self, by_ms: u64) {
+        self.rows.values_mut().for_each(|row| row.time_s += by_ms / 1_000);
+    }
+
+    /// Whether a row of this identity was there and is forgotten.
+    pub fn has_forgotten(&self, identity: &Identity) -> bool {
+        self.forgotten.contains(&row_name(identity))
+    }
+
+    fn forget_rows(&mut self, now_ms: u64, life_ms: impl Fn(&str) -> u64) {
+        let is_old = |name: &String, row: &mut Row| row.time_s * 1_000 < now_ms.saturating_sub(life_ms(name));
+        self.forgotten.extend(self.rows.extract_if(.., is_old).map(|(name, _)| name));
+    }
+
+    fn has_room(&mut self, numbered: bool, now_ms: u64) -> bool {
+        let is_crowded =
+            |store: &Self| store.rows.keys().filter(|name| is_numbered(name)).count() >= store.rules.numbered;
+        if numbered && is_crowded(self) {
+            let life_ms = self.rules.crowded_life_ms;
+            self.forget_rows(now_ms, |name| if is_numbered(name) { life_ms } else { u64::MAX });
+        }
+        !(numbered && is_crowded(self)) && self.rows.len() < self.rules.clients
+    }
+
     fn append(&mut self, new: &New<E>, call: &Call) -> Verdict {
-        let name = if new.identity.by_gateway { format!("~{}", new.identity.id) } else { new.identity.id.to_string() };
+        let name = row_name(&new.identity);
         let seq = new.identity.seq;
         let row = self.rows.get(&name);
         let last = row.map_or(0, |row| row.last_seq);
@@ -285,11 +329,8 @@ impl<E: Payload, S> Store<E, S> {
         if new.base < floor {
             return Verdict::Behind;
         }
-        if row.is_none() {
-            let numbered = || self.rows.keys().filter(|name| name.starts_with('~')).count();
-            if self.rows.len() >= self.rules.clients || (new.identity.by_gateway && numbered() >= self.rules.numbered) {
-                return Verdict::Overloaded;
-            }
+        if row.is_none() && !self.has_room(new.identity.by_gateway, call.now_ms) {
+            return Verdict::Overloaded;
         }
         let at = Point { version: self.version() + 1, hash: new.payload.hash_after(&self.head().hash) };
         let version = at.version;
@@ -300,7 +341,8 @@ impl<E: Payload, S> Store<E, S> {
         {
             self.raise_floor();
         }
-        self.rows.insert(name, Row { owner: new.owner.clone(), last_seq: seq.max(last), version });
+        let row = Row { owner: new.owner.clone(), last_seq: seq.max(last), version, time_s: call.now_ms / 1_000 };
+        self.rows.insert(name, row);
         Verdict::Ok(version)
     }
 
@@ -312,4 +354,13 @@ impl<E: Payload, S> Store<E, S> {
             self.window_bytes -= kept.payload.bytes().min(self.window_bytes);
         }
     }
+}
+
+/// The name of a row; a client's own has no `~`.
+fn row_name(identity: &Identity) -> String {
+    if identity.by_gateway { format!("~{}", identity.id) } else { identity.id.to_string() }
+}
+
+fn is_numbered(name: &str) -> bool {
+    name.starts_with('~')
 }

@@ -13,6 +13,7 @@ use collab_gateway::{
     store::{MemoryStore, RedisStore, Store},
 };
 use servers::{Engine, Server};
+use sim::store::Rules;
 use store_calls::{Backend, compare};
 
 const SEQUENCES: u64 = 40;
@@ -23,7 +24,7 @@ const WITHIN: u64 = 40;
 async fn the_embedded_store_answers_like_the_model() {
     for seed in seeds(SEQUENCES * 4) {
         let mut store = Backend::new(Store::Memory(MemoryStore::new(MemoryBus::default())), None);
-        compare(seed, &mut store).await.unwrap();
+        compare(seed, &Rules::default(), &mut store).await.unwrap();
     }
 }
 
@@ -35,6 +36,23 @@ async fn the_scripts_answer_like_the_model_on_redis() {
 #[tokio::test]
 async fn the_scripts_answer_like_the_model_on_valkey() {
     against(Engine::Valkey).await;
+}
+
+#[tokio::test]
+async fn the_scripts_with_little_room_answer_like_the_model_on_redis() {
+    against_with_little_room(Engine::Redis).await;
+}
+
+#[tokio::test]
+async fn the_scripts_with_little_room_answer_like_the_model_on_valkey() {
+    against_with_little_room(Engine::Valkey).await;
+}
+
+#[tokio::test]
+async fn a_script_that_makes_no_room_is_noticed() {
+    let server = Server::start(Engine::Redis, &["--appendfsync", "no"]).await.unwrap();
+    let script = with_little_room(&commit_script().replace("make_room_among_numbered() end", "end"));
+    assert_script_noticed(&server, &script, &little_room()).await;
 }
 
 #[tokio::test]
@@ -78,23 +96,56 @@ async fn against(engine: Engine) {
     let store = Store::Redis(RedisStore::new(server.settings()));
     for seed in seeds(SEQUENCES) {
         let mut backend = Backend::new(store.clone(), Some(server.client().await));
-        compare(seed, &mut backend).await.unwrap();
+        compare(seed, &Rules::default(), &mut backend).await.unwrap();
     }
+}
+
+/// The same with tables of clients that a few fill.
+async fn against_with_little_room(engine: Engine) {
+    let Some(server) = Server::start(engine, &["--appendfsync", "no"]).await else { return };
+    let store = Store::Redis(RedisStore::new(server.settings()));
+    let script = with_little_room(&commit_script());
+    for seed in seeds(SEQUENCES) {
+        let mut backend = Backend::new(store.clone(), Some(server.client().await)).with_commit_script(&script);
+        compare(seed, &little_room(), &mut backend).await.unwrap();
+    }
+}
+
+fn little_room() -> Rules {
+    Rules { clients: 7, numbered: 3, ..Rules::default() }
+}
+
+fn with_little_room(script: &str) -> String {
+    let Rules { clients, numbered, .. } = little_room();
+    let bounds = [("CLIENTS_MAX = 20000", "CLIENTS_MAX", clients), ("NUMBERED_MAX = 1000", "NUMBERED_MAX", numbered)];
+    bounds.iter().fold(script.to_owned(), |script, (bound, name, most)| {
+        assert!(script.contains(bound), "the script has no `{bound}` any more");
+        script.replace(bound, &format!("{name} = {most}"))
+    })
+}
+
+fn commit_script() -> String {
+    const COMMON: &str = include_str!("../../../gateway/src/store/common.lua");
+    const COMMIT: &str = include_str!("../../../gateway/src/store/commit.lua");
+    format!("{COMMON}\n{COMMIT}")
 }
 
 /// Plays against the commit script with this part of it replaced.
 async fn assert_noticed(part: &str, by: &str) {
-    const COMMON: &str = include_str!("../../../gateway/src/store/common.lua");
-    const COMMIT: &str = include_str!("../../../gateway/src/store/commit.lua");
-    assert!(COMMIT.contains(part), "the script has no `{part}` any more");
+    let commit = commit_script();
+    assert!(commit.contains(part), "the script has no `{part}` any more");
     // What a mutation may want to know: the floor when the call began.
-    let with_floor = COMMIT.replace("local verdicts = {}", "first_floor = meta.floor\nlocal verdicts = {}");
-    let script = format!("local first_floor = 0\n{COMMON}\n{}", with_floor.replace(part, by));
+    let with_floor = commit.replace("local verdicts = {}", "first_floor = meta.floor\nlocal verdicts = {}");
+    let script = format!("local first_floor = 0\n{}", with_floor.replace(part, by));
     let server = Server::start(Engine::Redis, &["--appendfsync", "no"]).await.unwrap();
+    assert_script_noticed(&server, &script, &Rules::default()).await;
+}
+
+async fn assert_script_noticed(server: &Server, script: &str, rules: &Rules) {
     let store = Store::Redis(RedisStore::new(server.settings()));
     for seed in 1..=WITHIN {
-        let mut backend = Backend::new(store.clone(), Some(server.client().await)).with_commit_script(&script);
-        if let Err(wrong) = compare(seed, &mut backend).await {
+        let mut backend = Backend::new(store.clone(), Some(server.client().await)).with_commit_script(script);
+        if let Err(wrong) = compare(seed, rules, &mut backend).await {
             println!("after {seed} sequences: {wrong:.400}");
             return;
         }

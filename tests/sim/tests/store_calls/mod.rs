@@ -16,8 +16,9 @@ use sim::{
 
 /// Calls of one sequence.
 const CALLS: usize = 60;
-/// How much time is made to pass at once: more than the log keeps.
-const AGE_MS: u64 = 1_200_000;
+/// How much time is made to pass at once: more than the log keeps, so that rows of gateways go where there are many; so
+/// that they go with a save; so that all rows do.
+const AGES_MS: [u64; 3] = [1_200_000, 4_800_000, 8 * 24 * 3_600_000];
 
 #[derive(Debug, Clone, PartialEq)]
 pub struct Raw(Bytes);
@@ -51,16 +52,26 @@ impl Backend {
         Self { commit_script: Some(script.to_owned()), ..self }
     }
 
-    /// Makes time pass for a document: what was just now is long ago.
-    async fn age(&mut self, document: &str) -> bool {
-        let Some(client) = &mut self.client else { return false };
+    /// Makes time pass for a document's log, and for its rows: what was just now is long ago.
+    async fn age(&mut self, document: &str, log_ms: u64, rows_ms: u64) {
+        let Some(client) = &mut self.client else { return };
         let script = "local time, marks = unpack(redis.call('HMGET', KEYS[1], 'time', 'marks'))
             marks = string.gsub(marks, '(%d+):', function(ms) return string.format('%.0f:', ms - ARGV[1]) end)
-            redis.call('HSET', KEYS[1], 'time', string.format('%.0f', time - ARGV[1]), 'marks', marks)";
+            redis.call('HSET', KEYS[1], 'time', string.format('%.0f', time - ARGV[1]), 'marks', marks)
+            local rows = redis.call('HGETALL', KEYS[2])
+            for i = 1, #rows, 2 do
+              local row = string.gsub(rows[i + 1], '^(%d+ %d+) (%d+)', function(numbers, s)
+                return numbers .. string.format(' %.0f', s - ARGV[2] / 1000)
+              end)
+              redis.call('HSET', KEYS[2], rows[i], row)
+            end";
         let mut command = redis::cmd("EVAL");
-        command.arg(script).arg(1).arg(format!("{{doc:{document}}}:meta")).arg(AGE_MS);
+        command.arg(script).arg(2);
+        for name in ["meta", "clients"] {
+            command.arg(format!("{{doc:{document}}}:{name}"));
+        }
+        command.arg(log_ms).arg(rows_ms);
         command.exec_async(client).await.unwrap();
-        true
     }
 
     async fn fence(&mut self, is_past: bool) {
@@ -133,15 +144,15 @@ impl Backend {
 
 type Model = Store<Raw, Option<Bytes>>;
 
-/// Plays a sequence on both.
-pub async fn compare(seed: u64, backend: &mut Backend) -> Result<(), String> {
+/// Plays a sequence on both, which have these bounds.
+pub async fn compare(seed: u64, rules: &Rules, backend: &mut Backend) -> Result<(), String> {
     let mut random = Random::new(seed);
     let document = format!("d{seed}");
     let root = Point { version: 0, hash: format!("{:011x}", seed * 7_919).into() };
     let first = random.one_in(2).then(|| Bytes::from_static(b"first"));
     let creation = Creation { root: root.hash.clone(), snapshot: first.clone() };
     backend.store.create(&document, creation).await.map_err(|error| error.to_string())?;
-    let mut model = Model::new(Rules::default(), root, first);
+    let mut model = Model::new(rules.clone(), root, first);
     let mut now_ms = 1_000_000;
     // Of one kind of sequence each: many entries, large entries.
     let (many, large) = (random.one_in(4), random.one_in(4));
@@ -178,7 +189,7 @@ pub async fn compare(seed: u64, backend: &mut Backend) -> Result<(), String> {
             }
             10..13 => {
                 let after = point(&mut random, &model);
-                let clients: Vec<Arc<str>> = ["c0", "c3", "nobody"].map(Arc::from).into();
+                let clients: Vec<Arc<str>> = ["c0", "c3", "~s1", "nobody"].map(Arc::from).into();
                 let found =
                     backend.store.lookup(&document, &clients, &after).await.map_err(|error| error.to_string())?;
                 let expected = if model.has(&after) { tail(model.after(after.version)) } else { forked() };
@@ -196,9 +207,15 @@ pub async fn compare(seed: u64, backend: &mut Backend) -> Result<(), String> {
                 };
                 same(&context("save"), &found, &expected)?;
             }
-            16 => {
-                if backend.age(&document).await {
-                    now_ms += AGE_MS;
+            16 if backend.client.is_some() => {
+                let age_ms = AGES_MS[random.below(AGES_MS.len())];
+                now_ms += age_ms;
+                if many {
+                    // More rows than a script looks at in one call: which of them it forgets first is its own affair.
+                    model.keep_rows_young(age_ms);
+                    backend.age(&document, age_ms, 0).await;
+                } else {
+                    backend.age(&document, age_ms, age_ms).await;
                 }
             }
             _ => {
@@ -234,7 +251,7 @@ fn entry(random: &mut Random, model: &Model, large: bool, many: bool) -> New<Raw
     let client = random.below(5);
     let by_gateway = random.one_in(if many { 2 } else { 6 });
     let id: Arc<str> = match by_gateway {
-        true => format!("s{}", random.below(if many { 4_000 } else { 4 })).into(),
+        true => format!("s{}", random.below(if many { 4_000 } else { 6 })).into(),
         false => format!("c{client}").into(),
     };
     let name: Arc<str> = if by_gateway { format!("~{id}").into() } else { id.clone() };

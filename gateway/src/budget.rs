@@ -3,7 +3,8 @@
 //! In: bytes that somebody begins or ceases to hold: frames until the last receiver has them, messages that are half here,
 //! edits that wait for the store. Out: whether there is room. Beyond the budget nothing that was acknowledged is lost and
 //! no edit is refused: edits are read later, joins are `OVERLOADED`, and connections that hold more than a fair share end
-//! with a transport that closes, after which they come back.
+//! with a transport that closes, after which they come back. Open documents have a budget of their own, so that many of
+//! them never keep edits waiting; what happens beyond it is told in `documents.rs`.
 
 use std::sync::{
     Arc,
@@ -33,6 +34,8 @@ pub enum Use {
     Inbox,
     /// Edits that wait: before their join, for the store, or for room in a document's mailbox.
     Edits,
+    /// Open documents: content, history, and what a document needs besides.
+    Documents,
 }
 
 /// The account of one pod; clones are the same.
@@ -46,7 +49,7 @@ struct Inner {
     most: AtomicUsize,
     held: AtomicUsize,
     /// By use, for people.
-    gauges: [Gauge; 3],
+    gauges: [Gauge; 4],
     /// Wakes those who wait for room.
     room: Notify,
 }
@@ -75,7 +78,7 @@ impl Budget {
     /// Room for so many bytes.
     pub fn new(most: usize, metrics: &Metrics) -> Budget {
         let gauge = |what| metrics.held_bytes.get_or_create(&Held { what }).clone();
-        let gauges = ["frames", "inbox", "edits"].map(gauge);
+        let gauges = ["frames", "inbox", "edits", "documents"].map(gauge);
         let inner = Inner { most: AtomicUsize::new(most), held: AtomicUsize::new(0), gauges, room: Notify::new() };
         Budget { inner: Arc::new(inner) }
     }
@@ -105,12 +108,22 @@ impl Budget {
 
     /// Whether all of it is used.
     pub fn is_over(&self) -> bool {
-        self.held() > self.inner.most.load(Ordering::Relaxed)
+        self.excess() > 0
+    }
+
+    /// How many bytes are held beyond it.
+    pub fn excess(&self) -> usize {
+        self.held().saturating_sub(self.most())
+    }
+
+    /// What there is room for.
+    pub fn most(&self) -> usize {
+        self.inner.most.load(Ordering::Relaxed)
     }
 
     /// Whether more than half of it is used.
     pub fn is_tight(&self) -> bool {
-        self.held() > self.inner.most.load(Ordering::Relaxed) / 2
+        self.held() > self.most() / 2
     }
 
     /// Waits until there is room.
@@ -129,6 +142,11 @@ impl Budget {
 }
 
 impl Charge {
+    /// How many are held now.
+    pub fn bytes(&self) -> usize {
+        self.bytes
+    }
+
     /// So many are held now.
     pub fn set(&mut self, bytes: usize) {
         if bytes == self.bytes {

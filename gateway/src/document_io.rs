@@ -8,6 +8,7 @@ use std::{collections::BTreeSet, sync::Arc, time::Duration};
 use bytes::Bytes;
 use document::{Batch, Code, CommitReply, Logged, Lookup, Member, Point, Refusal, Snapshot, Version};
 use ot::Delta;
+use tokio::sync::Semaphore;
 
 use crate::{
     documents::Parts,
@@ -16,10 +17,17 @@ use crate::{
 
 /// Clients are told to come back after this time when the store is away.
 const RETRY_AFTER_MS: u64 = 1_000;
+/// After at least this time, and at most twice as long, when there is no memory.
+const NO_ROOM_RETRY_MS: u64 = 2_000;
 /// A read that failed is tried again after this time, a little longer each time up to ten times as long.
 const RETRY_READ: Duration = Duration::from_millis(100);
 /// Larger snapshots are encoded and decoded away from the threads that serve sockets.
 const INLINE_BYTES: usize = 64 << 10;
+/// So many large snapshots are decoded at a time: what one takes is known only then, and formatting takes many times what
+/// it takes as JSON.
+static DECODING: Semaphore = Semaphore::const_new(2);
+/// What is read is held as it came, as it is decoded, and as the document keeps it.
+const COPIES: usize = 3;
 
 /// Why something could not be had.
 #[derive(Debug, Clone, thiserror::Error)]
@@ -33,6 +41,9 @@ pub(crate) enum Trouble {
     /// The pod's head is not a point of the log.
     #[error("the history changed")]
     Forked,
+    /// It does not fit beside the documents that are in use.
+    #[error("this pod has no memory for one more document")]
+    NoRoom,
 }
 
 impl Trouble {
@@ -41,18 +52,26 @@ impl Trouble {
         match self {
             Self::Store(error) => error.is_passing(),
             Self::Unreadable(_) => false,
-            Self::Forked => true,
+            Self::Forked | Self::NoRoom => true,
         }
     }
 
     /// What a client is told whose join failed for this.
     pub(crate) fn refusal(&self) -> Refusal {
-        if self.is_passing() {
+        if let Self::NoRoom = self {
+            no_room()
+        } else if self.is_passing() {
             refusal(Code::StoreUnavailable, "the document store is not available; try again", Some(RETRY_AFTER_MS))
         } else {
             refusal(Code::JoinFailed, "the stored document cannot be read by this version", None)
         }
     }
+}
+
+/// What a client is told for whose document there is no memory; drawn, so that not all come again at once.
+pub(crate) fn no_room() -> Refusal {
+    let retry_after_ms = NO_ROOM_RETRY_MS + rand::random_range(0..NO_ROOM_RETRY_MS);
+    refusal(Code::Overloaded, "this pod has no memory for more documents now", Some(retry_after_ms))
 }
 
 /// A refusal without numbers.
@@ -66,8 +85,13 @@ pub(crate) struct Loaded {
     pub(crate) tail: Vec<Logged>,
 }
 
-/// Reads the document; creates it, with the application's text, where nobody has stored it yet.
-pub(crate) async fn load(parts: &Parts, document_id: &str) -> Result<Loaded, Trouble> {
+/// Reads the document; creates it, with the application's text, where nobody has stored it yet. `fits` is told how many
+/// bytes that takes, as soon as it is known, and says whether to go on.
+///
+/// # Errors
+/// [`Trouble::NoRoom`] when it is not to go on.
+pub(crate) async fn load(parts: &Parts, document_id: &str, fits: impl Fn(usize) -> bool) -> Result<Loaded, Trouble> {
+    let fits = |bytes| if fits(bytes) { Ok(()) } else { Err(Trouble::NoRoom) };
     // A text that is short is read on the way, to spare a round trip. Texts stay in the store for ever and may be long:
     // such a one is read only where it is wanted.
     let (opened, start) = tokio::join!(parts.store.open(document_id), parts.store.seed_start(document_id));
@@ -77,13 +101,23 @@ pub(crate) async fn load(parts: &Parts, document_id: &str) -> Result<Loaded, Tro
             let start = start?;
             let is_whole = start.len() < SEED_START_BYTES;
             let seed = if is_whole { Some(start) } else { parts.store.seed(document_id).await? };
+            fits(COPIES * seed.as_ref().map_or(0, Bytes::len))?;
             parts.store.create(document_id, creation(seed)?).await?
         }
     };
+    let tail_bytes = |entries: &[StoredEntry]| entries.iter().map(|entry| entry.bytes.len()).sum::<usize>();
+    let mut read = COPIES * (opened.snapshot.as_ref().map_or(0, Bytes::len) + tail_bytes(&opened.tail.entries));
+    fits(read)?;
     let snapshot = match &opened.snapshot {
         None => Snapshot { at: opened.snapshot_at.clone(), content: Delta::default(), window: Vec::new() },
         Some(bytes) => {
+            let is_large = bytes.len() > INLINE_BYTES;
+            // Never closed.
+            let _turn = if is_large { DECODING.acquire().await.ok() } else { None };
             let snapshot = decode_snapshot(bytes.clone()).await?;
+            // As it is, and once more as the document keeps it.
+            read += 2 * snapshot.content.memory_bytes();
+            fits(read)?;
             // Hash(0) is drawn by whoever creates the document, after its first snapshot was encoded.
             Snapshot { at: opened.snapshot_at.clone(), ..snapshot }
         }
@@ -93,6 +127,8 @@ pub(crate) async fn load(parts: &Parts, document_id: &str) -> Result<Loaded, Tro
     while more {
         let after = tail.last().map_or_else(|| opened.snapshot_at.clone(), |logged: &Logged| logged.at.clone());
         let next = parts.store.tail(document_id, &after).await?;
+        read += COPIES * tail_bytes(&next.entries);
+        fits(read)?;
         tail.extend(decode(&next)?);
         more = next.more;
     }

@@ -10,6 +10,7 @@ mod deliveries;
 mod durable;
 mod ending;
 mod healing;
+mod memory;
 mod people;
 mod rare;
 mod sending;
@@ -18,7 +19,7 @@ mod traced;
 
 use std::{
     collections::{BTreeSet, HashMap},
-    sync::{Arc, LazyLock},
+    sync::{Arc, LazyLock, Mutex, PoisonError},
     time::{Duration, Instant},
 };
 
@@ -39,6 +40,7 @@ use crate::{
     documents::{Inner, Mail},
     lease::Living,
     outbox::Outbox,
+    resting::Rest,
     store::{Era, NewEntry, Notice, StoreError, continues},
     telemetry::{bounded, number, root, step, within},
 };
@@ -47,6 +49,8 @@ use crate::{
 const LINGER: Duration = Duration::from_secs(5);
 /// While pods drain nobody comes back here; only mail that is under way is waited for.
 const LINGER_DRAINING: Duration = Duration::from_millis(10);
+/// What a document takes besides its content and history: its task, its mailbox, its subscription.
+const DOCUMENT_BYTES: usize = 12 << 10;
 
 /// Runs until the document is closed. Its opening is traced under the span of the join that asked for it.
 pub(crate) async fn run(inner: Arc<Inner>, id: Arc<str>, mail: mpsc::Receiver<Box<Mail>>, span: Span) {
@@ -58,6 +62,8 @@ pub(crate) async fn run(inner: Arc<Inner>, id: Arc<str>, mail: mpsc::Receiver<Bo
     let draining = inner.is_draining();
     let rare = RareEvents::new(living.clone(), draining.clone(), history);
     let held = inner.parts.budget.charge(Use::Edits);
+    let mut memory = inner.parts.document_memory.charge(Use::Documents);
+    memory.set(DOCUMENT_BYTES);
     let mut task = Task {
         channel: document_channel(&id),
         living,
@@ -79,6 +85,8 @@ pub(crate) async fn run(inner: Arc<Inner>, id: Arc<str>, mail: mpsc::Receiver<Bo
         rare,
         grew: None,
         held,
+        memory,
+        gives_way: false,
         promises: durable::Promises::default(),
         joins: traced::Joins::default(),
         deliveries: deliveries::Deliveries::default(),
@@ -159,6 +167,10 @@ struct Task {
     grew: Option<Instant>,
     /// Edits that wait here.
     held: Charge,
+    /// The document itself.
+    memory: Charge,
+    /// Its memory is wanted for others.
+    gives_way: bool,
     promises: durable::Promises,
     /// Joins that are traced, until they are answered.
     joins: traced::Joins,
@@ -230,9 +242,19 @@ impl Task {
         // At the same time, to spare a round trip. What is committed before this hears is in the log that each join is
         // looked up in, which comes after this; presence is read once more.
         let nobody = BTreeSet::new();
+        let opening = Mutex::new(parts.document_memory.charge(Use::Documents));
+        let fits = |bytes| {
+            // Nothing panics while it is held.
+            opening.lock().unwrap_or_else(PoisonError::into_inner).set(bytes);
+            let fits = self.inner.make_room();
+            if !fits {
+                parts.metrics.overload("join");
+            }
+            fits
+        };
         let (subscription, loaded, people) = tokio::join!(
             within(step!(&span, "bus.subscribe", otel.kind = "client"), parts.bus.subscribe(&self.channel)),
-            within(step!(&span, "store.open", otel.kind = "client"), io::load(parts, &self.id)),
+            within(step!(&span, "store.open", otel.kind = "client"), io::load(parts, &self.id, fits)),
             within(step!(&span, "store.presence", otel.kind = "client"), io::people(parts, &self.id, &nobody))
         );
         let subscription = subscription?;
@@ -248,21 +270,29 @@ impl Task {
     }
 
     async fn serve(&mut self, document: &mut Document, subscription: &mut Subscription) -> End {
-        let mut unused_since: Option<Instant> = None;
+        let mut unused: Option<(Instant, Rest)> = None;
         self.read_doubted();
         loop {
             let draining = *self.draining.borrow();
             // Whoever lost the transport may come back, but not to a pod that drains: its rows end with its lease.
             let is_unused = if draining { document.is_left() } else { document.is_idle() };
             // What others go on typing elsewhere, and what is read of it, keeps nothing open here.
-            unused_since =
-                (is_unused && document.is_presence_written()).then(|| unused_since.unwrap_or_else(Instant::now));
-            let due = unused_since.map(|since| if draining { since + LINGER_DRAINING } else { self.kept_until(since) });
+            if is_unused && document.is_presence_written() {
+                unused.get_or_insert_with(|| (Instant::now(), self.rest()));
+            } else {
+                (unused, self.gives_way) = (None, false);
+            }
+            let due = unused.as_ref().map(|(since, _)| match (draining, self.gives_way) {
+                (_, true) => *since,
+                (true, _) => *since + LINGER_DRAINING,
+                (false, false) => self.kept_until(*since),
+            });
             if due.is_some_and(|due| due <= Instant::now()) {
                 if self.inner.close_unused(&self.id, &self.mail) {
                     return End::Closed;
                 }
-                unused_since = Some(Instant::now());
+                // Somebody has mail for it: it begins to rest anew.
+                (unused, self.gives_way) = (Some((Instant::now(), self.rest())), false);
                 continue;
             }
             let tick = document
@@ -329,7 +359,10 @@ impl Task {
                 self.feed(document, Input::Join(join))
             }
             // The charge ends when the document counts the edit as its own.
-            Mail::Input(input, _charge) => {
+            Mail::Input(mut input, _charge) => {
+                if let Input::Edit(edit) = &mut input {
+                    self.hold_down(edit);
+                }
                 let leaving = if let Input::Leave { connection, .. } = &input { Some(*connection) } else { None };
                 let flow = self.feed(document, input);
                 self.left.extend(leaving);
@@ -337,6 +370,10 @@ impl Task {
             }
             Mail::AccessChanged { user_id, word } => {
                 self.access_changed(user_id.as_ref(), word);
+                Ok(())
+            }
+            Mail::GiveWay => {
+                self.gives_way = true;
                 Ok(())
             }
             Mail::IsHere { connection, answer } => {
@@ -358,6 +395,7 @@ impl Task {
             self.grew = Some(Instant::now());
         }
         self.held.set(document.held_bytes());
+        self.weigh(document);
         let flow = commands.into_iter().try_for_each(|command| self.carry_out(command));
         self.flush();
         self.observe_deliveries(document);
@@ -393,7 +431,14 @@ impl Task {
             Command::Fetch { after } => self.fetch(after),
             Command::Save(snapshot) => {
                 let (parts, id) = (Arc::clone(&self.inner.parts), Arc::clone(&self.id));
-                self.start(async move { Done::Saved(io::save(&parts, &id, snapshot).await) });
+                // A snapshot is a second copy.
+                let mut copy = parts.document_memory.charge(Use::Documents);
+                copy.set(self.memory.bytes());
+                self.start(async move {
+                    let saved = io::save(&parts, &id, snapshot).await;
+                    drop(copy);
+                    Done::Saved(saved)
+                });
             }
             Command::Publish(peer) => self.publish(&peer),
             Command::WritePresence(rows) => self.write_rows(rows),

@@ -2,6 +2,9 @@
 //!
 //! In: joins and inputs of connections. Out: nothing directly; each document's task (`document_task.rs`) writes to the
 //! connections' outboxes. A document opens with its first join and closes a little after its last connection left.
+//! Together they have a budget. Beyond it those that nobody uses close at once, the longest unused first; then documents
+//! that are not open are not opened, and those that take more than their share of it do not grow by this pod's clients: so
+//! all of them never take more than twice the budget by what happens here, and small ones are edited as ever.
 
 use std::{
     collections::HashMap,
@@ -24,6 +27,7 @@ use crate::{
     lease::Lease,
     metrics::Metrics,
     outbox::Outbox,
+    resting::Resting,
     store::Store,
     tickets::Tickets,
 };
@@ -45,6 +49,8 @@ pub struct Parts {
     pub settings: document::Settings,
     /// The memory that clients may use.
     pub budget: Budget,
+    /// The memory that open documents may take.
+    pub document_memory: Budget,
     /// Signs what lets people come back first.
     pub tickets: Tickets,
     /// Counters.
@@ -66,6 +72,8 @@ pub(crate) struct Inner {
     /// Each call to the store holds it: one count, not one for each counter and handle in it.
     pub(crate) parts: Arc<Parts>,
     open: Mutex<HashMap<Arc<str>, Mailbox>>,
+    /// Those of them that nobody uses.
+    pub(crate) resting: Resting,
     draining: watch::Sender<bool>,
     closed: Notify,
 }
@@ -89,6 +97,8 @@ pub(crate) enum Mail {
         /// How that is known.
         word: Word,
     },
+    /// Close as soon as nobody uses the document: its memory is wanted.
+    GiveWay,
     /// Say whether this connection is in the document, or joins it.
     IsHere { connection: ConnectionId, answer: oneshot::Sender<bool> },
     /// Say when this connection, or everybody, waits for nothing any more.
@@ -99,8 +109,20 @@ impl Documents {
     /// No document is open yet.
     pub fn new(parts: Parts) -> Self {
         let parts = Arc::new(parts);
-        let inner = Inner { parts, open: Mutex::default(), draining: watch::Sender::new(false), closed: Notify::new() };
+        let inner = Inner {
+            parts,
+            open: Mutex::default(),
+            resting: Resting::default(),
+            draining: watch::Sender::new(false),
+            closed: Notify::new(),
+        };
         Self { inner: Arc::new(inner) }
+    }
+
+    /// Whether this document may be joined now: it is open here, or there is memory for one more.
+    pub fn has_room_for(&self, document_id: &str) -> bool {
+        let is_open = self.inner.open().contains_key(document_id);
+        is_open || self.inner.make_room()
     }
 
     /// Hands in a join; the answer goes to the outbox. Whoever joined must send [`document::Input::Leave`] in the end.
@@ -234,6 +256,27 @@ async fn ask<T>(mailbox: Mailbox, question: impl FnOnce(oneshot::Sender<T>) -> M
 impl Inner {
     pub(crate) fn is_draining(&self) -> watch::Receiver<bool> {
         self.draining.subscribe()
+    }
+
+    /// Whether documents have room for more, or will have in a moment: those that nobody uses are asked to give way.
+    pub(crate) fn make_room(&self) -> bool {
+        let excess = self.parts.document_memory.excess();
+        if excess == 0 {
+            return true;
+        }
+        let (unused, is_enough) = self.resting.give_way(excess);
+        let open = self.open();
+        for mailbox in unused.iter().filter_map(|document_id| open.get(document_id)) {
+            self.parts.metrics.overload("unused");
+            // One that is full is used again.
+            let _ = mailbox.try_send(Box::new(Mail::GiveWay));
+        }
+        is_enough
+    }
+
+    /// Whether a document of so many bytes takes more than its share of what all may take.
+    pub(crate) fn is_beyond_its_share(&self, bytes: usize) -> bool {
+        bytes > self.parts.document_memory.most() / self.open().len().max(1)
     }
 
     /// Takes a document out unless somebody has mail for it; true if its task may end.

@@ -30,6 +30,7 @@ pub mod metrics;
 pub mod open_files;
 pub mod outbox;
 pub mod registry;
+pub mod resting;
 pub mod server;
 pub mod sign_in;
 pub mod start;

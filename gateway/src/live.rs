@@ -33,6 +33,8 @@ pub struct Live {
     pub message_bytes_rate: u32,
     /// Bytes that all clients together may make the pod hold: unread frames, half messages, waiting edits.
     pub max_buffer_bytes: usize,
+    /// Bytes that open documents may take.
+    pub max_documents_bytes: usize,
     /// What is logged.
     pub log_level: LogLevel,
 }
@@ -77,6 +79,7 @@ pub struct Partial {
     pub message_rate: Option<u32>,
     pub message_bytes_rate: Option<u32>,
     pub max_buffer_bytes: Option<usize>,
+    pub max_documents_bytes: Option<usize>,
     pub log_level: Option<LogLevel>,
 }
 
@@ -94,6 +97,7 @@ impl Partial {
             message_rate: self.message_rate.or(other.message_rate),
             message_bytes_rate: self.message_bytes_rate.or(other.message_bytes_rate),
             max_buffer_bytes: self.max_buffer_bytes.or(other.max_buffer_bytes),
+            max_documents_bytes: self.max_documents_bytes.or(other.max_documents_bytes),
             log_level: self.log_level.or(other.log_level),
         }
     }
@@ -112,6 +116,7 @@ impl From<Partial> for Live {
             message_rate: partial.message_rate.unwrap_or(200),
             message_bytes_rate: partial.message_bytes_rate.unwrap_or(1 << 20),
             max_buffer_bytes: partial.max_buffer_bytes.unwrap_or(256 << 20),
+            max_documents_bytes: partial.max_documents_bytes.unwrap_or(384 << 20),
             log_level: partial.log_level.unwrap_or(LogLevel::Info),
         }
     }
@@ -160,6 +165,7 @@ fn apply(live: &mut Live, partial: &Partial) -> bool {
         message_rate: partial.message_rate.unwrap_or(live.message_rate),
         message_bytes_rate: partial.message_bytes_rate.unwrap_or(live.message_bytes_rate),
         max_buffer_bytes: partial.max_buffer_bytes.unwrap_or(live.max_buffer_bytes),
+        max_documents_bytes: partial.max_documents_bytes.unwrap_or(live.max_documents_bytes),
         log_level: partial.log_level.unwrap_or(live.log_level),
     };
     let changed = next != *live;

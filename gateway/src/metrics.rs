@@ -20,14 +20,15 @@ pub struct Refused {
     pub reason: &'static str,
 }
 
-/// What bytes are held for: `frames`, `inbox` or `edits`.
+/// What bytes are held for: `frames`, `inbox`, `edits` or `documents`.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 pub struct Held {
     /// From a fixed set in the code.
     pub what: &'static str,
 }
 
-/// Why a connection was held up or ended while the pod's memory was used up: `inbox`, `outbox`, `edits` or `join`.
+/// What was held up or ended while the pod's memory was used up: connections for their `inbox` or `outbox`, `edits` that
+/// waited, a `join` that was put off, an `unused` document that was closed early, the `growth` of a large one.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 pub struct Overloaded {
     /// From a fixed set in the code.

@@ -141,6 +141,7 @@ pub async fn assemble(config: &Config, live: watch::Receiver<Live>, backend: Bac
     let lease = Lease::start(store.clone());
     let tickets = Tickets::new(config.resume_key_file.as_deref()).context("--resume-key-file")?;
     let budget = Budget::new(config.live.max_buffer_bytes, &metrics);
+    let document_memory = Budget::new(config.live.max_documents_bytes, &metrics);
     let common = Common::new(budget.clone(), metrics.clone());
     let (registry, claims) = Registry::new(lease.pod().clone(), common);
     let documents = Documents::new(Parts {
@@ -156,6 +157,7 @@ pub async fn assemble(config: &Config, live: watch::Receiver<Live>, backend: Bac
         },
         tickets: tickets.clone(),
         budget: budget.clone(),
+        document_memory: document_memory.clone(),
         metrics: metrics.clone(),
     });
     let stop = CancellationToken::new();
@@ -169,7 +171,7 @@ pub async fn assemble(config: &Config, live: watch::Receiver<Live>, backend: Bac
         }
     };
     tasks.spawn(authenticator.clone().keep_keys());
-    tasks.spawn(follow_budget(budget, live.clone()));
+    tasks.spawn(follow_budgets(budget, document_memory, live.clone()));
     tasks.spawn(tell_claims(bus.clone(), claims));
     let (every_pod, said) = broadcast::channel(SERVER_WIDE_BEHIND_MAX);
     tasks.spawn(hear_claims(said, registry.clone()));
@@ -197,9 +199,11 @@ pub async fn assemble(config: &Config, live: watch::Receiver<Live>, backend: Bac
     })
 }
 
-async fn follow_budget(budget: Budget, mut live: watch::Receiver<Live>) {
+async fn follow_budgets(budget: Budget, document_memory: Budget, mut live: watch::Receiver<Live>) {
     while live.changed().await.is_ok() {
-        budget.set_most(live.borrow_and_update().max_buffer_bytes);
+        let live = live.borrow_and_update();
+        budget.set_most(live.max_buffer_bytes);
+        document_memory.set_most(live.max_documents_bytes);
     }
 }
 

@@ -245,6 +245,11 @@ impl Document {
         self.waiting_bytes()
     }
 
+    /// About how many bytes its content and what it remembers of its history take in memory.
+    pub fn memory_bytes(&self) -> usize {
+        self.history.memory_bytes()
+    }
+
     /// Whether this connection is in the document, or on its way in.
     pub fn has(&self, connection: ConnectionId) -> bool {
         self.connections.contains_key(&connection)

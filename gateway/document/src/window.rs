@@ -30,6 +30,9 @@ pub(crate) struct History {
     /// Contiguous, oldest first, the last one at `head`.
     canon: VecDeque<Arc<Canonical>>,
     canon_bytes: usize,
+    /// What they take in memory.
+    canon_memory_bytes: usize,
+    rope_memory: Measured,
     /// The point just below the oldest canonical form, where it is known.
     below: Option<Point>,
     /// The store is known to refuse entries whose base is below this.
@@ -60,9 +63,11 @@ impl History {
         let below = snapshot.window.is_empty().then(|| snapshot.at.clone());
         let canon: VecDeque<_> = snapshot.window.into_iter().map(Arc::new).collect();
         let mut history = Self {
+            rope_memory: Measured::of(&rope),
             rope,
             head: snapshot.at,
             canon_bytes: canon.iter().map(|canonical| weight_bytes(canonical)).sum(),
+            canon_memory_bytes: canon.iter().map(|canonical| memory_bytes(canonical)).sum(),
             canon,
             below,
             settled_floor,
@@ -92,6 +97,11 @@ impl History {
 
     pub(crate) fn rope(&self) -> &Rope {
         &self.rope
+    }
+
+    /// About how many bytes content and canonical forms take in memory.
+    pub(crate) fn memory_bytes(&self) -> usize {
+        self.rope_memory.now(&self.rope) + self.canon_memory_bytes
     }
 
     /// The lowest version that an entry may be made on: every later one is still kept.
@@ -145,6 +155,8 @@ impl History {
         self.head = logged.at.clone();
         self.canon.push_back(canonical.clone());
         self.canon_bytes += bytes;
+        self.canon_memory_bytes += memory_bytes(&canonical);
+        self.rope_memory.follow(&self.rope);
         self.tail_entries += 1;
         self.tail_bytes += bytes;
         self.trim();
@@ -226,9 +238,37 @@ impl History {
         {
             if let Some(gone) = self.canon.pop_front() {
                 self.canon_bytes = self.canon_bytes.saturating_sub(weight_bytes(&gone));
+                self.canon_memory_bytes = self.canon_memory_bytes.saturating_sub(memory_bytes(&gone));
                 self.below = Some(gone.at.clone());
             }
         }
+    }
+}
+
+/// What the content took in memory when that was looked at: again when an eighth of it has changed, so that it costs an
+/// edit little however large the document is.
+#[derive(Debug, Clone, Copy)]
+struct Measured {
+    rope_bytes: usize,
+    memory_bytes: usize,
+}
+
+impl Measured {
+    /// A smaller change is not worth looking.
+    const CHANGE_MIN_BYTES: usize = 4096;
+
+    fn of(rope: &Rope) -> Measured {
+        Measured { rope_bytes: rope.bytes(), memory_bytes: rope.memory_bytes() }
+    }
+
+    fn follow(&mut self, rope: &Rope) {
+        if rope.bytes().abs_diff(self.rope_bytes) > (self.rope_bytes / 8).max(Self::CHANGE_MIN_BYTES) {
+            *self = Measured::of(rope);
+        }
+    }
+
+    fn now(self, rope: &Rope) -> usize {
+        self.memory_bytes + rope.bytes().saturating_sub(self.rope_bytes)
     }
 }
 
@@ -243,4 +283,11 @@ pub(crate) fn weight_bytes(canonical: &Canonical) -> usize {
     // The names and numbers around the operations.
     const FRAME_BYTES: usize = 96;
     FRAME_BYTES + canonical.ops.weight_bytes()
+}
+
+/// What a canonical form takes in memory, about.
+fn memory_bytes(canonical: &Canonical) -> usize {
+    // Its hash; the names are mostly shared with its neighbours in some documents and in others not.
+    const BESIDE_BYTES: usize = 160;
+    size_of::<Canonical>() + BESIDE_BYTES + canonical.ops.memory_bytes()
 }

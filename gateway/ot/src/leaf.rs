@@ -5,7 +5,14 @@
 
 use serde_json::Value;
 
-use crate::{Attributes, EMBED_CHARACTER, Op, attributes::Held, byte_index, delta::value_weight_bytes, utf16_length};
+use crate::{
+    Attributes, EMBED_CHARACTER, Op,
+    attributes::Held,
+    byte_index,
+    delta::value_weight_bytes,
+    memory::{attributes_memory_bytes, beside_value},
+    utf16_length,
+};
 
 /// A text longer than this is cut: moving its tail would cost more than finding a second piece.
 const PIECE_BYTES: usize = 1024;
@@ -71,6 +78,15 @@ impl Piece {
             Content::Embed(value) => value_weight_bytes(value),
         };
         content + self.attributes.as_ref().map_or(0, Attributes::weight_bytes)
+    }
+
+    /// What it takes in memory.
+    fn memory_bytes(&self) -> usize {
+        let content = match &self.content {
+            Content::Text(text) => text.capacity(),
+            Content::Embed(value) => size_of::<Value>() + beside_value(value),
+        };
+        size_of::<Self>() + content + self.attributes.as_ref().map_or(0, attributes_memory_bytes)
     }
 
     pub(crate) fn to_op(&self) -> Op {
@@ -141,6 +157,10 @@ impl Leaf {
 
     pub(crate) fn bytes(&self) -> usize {
         self.bytes
+    }
+
+    pub(crate) fn memory_bytes(&self) -> usize {
+        size_of::<Self>() + self.pieces.iter().map(Piece::memory_bytes).sum::<usize>()
     }
 
     pub(crate) fn pieces(&self) -> impl Iterator<Item = &Piece> {

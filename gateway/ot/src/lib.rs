@@ -16,6 +16,7 @@ mod diff;
 mod invert;
 mod iter;
 mod leaf;
+mod memory;
 mod normal;
 mod rope;
 mod transform;

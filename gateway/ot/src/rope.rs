@@ -120,6 +120,11 @@ impl Rope {
         self.bytes
     }
 
+    /// About how many bytes it takes in memory; it looks at every piece.
+    pub fn memory_bytes(&self) -> usize {
+        self.leaves.iter().map(Leaf::memory_bytes).sum()
+    }
+
     /// Whether it ends in a newline, as Quill wants it.
     pub fn ends_with_newline(&self) -> bool {
         self.leaves.last().is_some_and(Leaf::ends_with_newline)

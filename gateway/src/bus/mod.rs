@@ -10,7 +10,7 @@ mod server_wide;
 
 use std::sync::{
     Arc,
-    atomic::{AtomicBool, AtomicU64, Ordering},
+    atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering},
 };
 
 use bytes::Bytes;
@@ -24,6 +24,9 @@ use crate::store::StoreError;
 
 /// Messages a subscriber may be behind; a document that is further behind reads the log instead.
 const HEARD_MAX: usize = 256;
+
+/// The same in bytes: mostly small messages, and a few of the largest.
+const HEARD_BYTES_MAX: usize = 256 << 10;
 
 /// Where pods announce the clients that connected to them.
 pub const CLIENT_CHANNEL: &str = "collab:client";
@@ -76,7 +79,7 @@ pub enum Heard {
 #[derive(Debug)]
 pub struct Subscription {
     messages: mpsc::Receiver<Heard>,
-    overflowed: Arc<AtomicBool>,
+    backlog: Arc<Backlog>,
     // Tells the bus which subscriber is gone.
     _end: End,
 }
@@ -84,11 +87,32 @@ pub struct Subscription {
 impl Subscription {
     /// The next message. Ends only with the bus itself.
     pub async fn next(&mut self) -> Option<Heard> {
-        if self.messages.is_empty() && self.overflowed.swap(false, Ordering::AcqRel) {
+        if self.messages.is_empty() && self.backlog.overflowed.swap(false, Ordering::AcqRel) {
             return Some(Heard::Missed);
         }
-        self.messages.recv().await
+        let heard = self.messages.recv().await;
+        if let Some(heard) = &heard {
+            self.backlog.bytes.fetch_sub(heard.bytes(), Ordering::AcqRel);
+        }
+        heard
     }
+}
+
+impl Heard {
+    fn bytes(&self) -> usize {
+        match self {
+            Heard::Message(message) => message.len(),
+            Heard::Missed => 0,
+        }
+    }
+}
+
+/// What a subscriber has not taken yet.
+#[derive(Debug, Default)]
+struct Backlog {
+    bytes: AtomicUsize,
+    /// Something did not fit.
+    overflowed: AtomicBool,
 }
 
 /// The telling end of a subscription.
@@ -96,7 +120,7 @@ impl Subscription {
 pub(crate) struct Listener {
     id: u64,
     messages: mpsc::Sender<Heard>,
-    overflowed: Arc<AtomicBool>,
+    backlog: Arc<Backlog>,
 }
 
 impl Listener {
@@ -105,15 +129,20 @@ impl Listener {
         static NEXT: AtomicU64 = AtomicU64::new(0);
         let id = NEXT.fetch_add(1, Ordering::Relaxed);
         let (sender, messages) = mpsc::channel(HEARD_MAX);
-        let overflowed = Arc::new(AtomicBool::new(false));
-        let listener = Self { id, messages: sender, overflowed: Arc::clone(&overflowed) };
+        let backlog = Arc::<Backlog>::default();
+        let listener = Self { id, messages: sender, backlog: Arc::clone(&backlog) };
         let end = End(Some(Box::new(move || ended(id))));
-        (listener, Subscription { messages, overflowed, _end: end })
+        (listener, Subscription { messages, backlog, _end: end })
     }
 
     fn tell(&self, heard: Heard) {
-        if let Err(mpsc::error::TrySendError::Full(_)) = self.messages.try_send(heard) {
-            self.overflowed.store(true, Ordering::Release);
+        let bytes = heard.bytes();
+        // One message always fits, whatever its size.
+        let before = self.backlog.bytes.fetch_add(bytes, Ordering::AcqRel);
+        let fits = before == 0 || before + bytes <= HEARD_BYTES_MAX;
+        if !fits || self.messages.try_send(heard).is_err() {
+            self.backlog.bytes.fetch_sub(bytes, Ordering::AcqRel);
+            self.backlog.overflowed.store(true, Ordering::Release);
         }
     }
 }

@@ -44,6 +44,7 @@ impl Flags {
             accept_rate: self.accept_rate,
             drain_rate: self.drain_rate,
             max_buffer_bytes: self.max_buffer_bytes,
+            max_documents_bytes: self.max_documents_bytes,
             max_connections_per_user: self.max_connections_per_user,
             max_documents_per_connection: self.max_documents_per_connection,
             join_rate: self.join_rate,

@@ -133,6 +133,9 @@ pub(super) struct Flags {
     /// Bytes that all clients together may make the pod hold: unread frames, half messages, waiting edits.
     #[arg(long, env = "COLLAB_MAX_BUFFER_BYTES")]
     pub(super) max_buffer_bytes: Option<usize>,
+    /// Bytes that open documents may take in this pod's memory: their content and recent history.
+    #[arg(long, env = "COLLAB_MAX_DOCUMENTS_BYTES")]
+    pub(super) max_documents_bytes: Option<usize>,
     /// error, warn, info, debug or trace.
     #[arg(long, env = "COLLAB_LOG_LEVEL")]
     pub(super) log_level: Option<live::LogLevel>,

@@ -23,6 +23,7 @@ use crate::{
     auth::{Denial, NoClaims},
     budget::{Charge, Use},
     clock,
+    document_io::no_room,
     outbox::{Ending, Outbox},
     registry::Seat,
     sign_in::NotIn,
@@ -254,12 +255,10 @@ impl Client {
 
     async fn join(&mut self, event: JoinEvent, reply: Option<ReplyId>) {
         let JoinEvent { document_id, form, version, hash, last_session, seq } = event;
-        if self.outbox().budget().is_over() {
+        if self.outbox().budget().is_over() || !self.pod.documents.has_room_for(&document_id) {
             // A document's content is what takes most; who has it already goes on.
             self.pod.metrics.overload("join");
-            let mut refusal = Refusal::new(Code::Overloaded, "this pod has no memory for more documents now");
-            refusal.retry_after_ms = Some(RETRY_MS + rand::random_range(0..RETRY_MS));
-            self.outbox().push_text(&protocol::refused_answer(reply, Some(&document_id), &refusal));
+            self.outbox().push_text(&protocol::refused_answer(reply, Some(&document_id), &no_room()));
             return;
         }
         // One snapshot at a time: a client that joins many documents reads one before it gets the next.

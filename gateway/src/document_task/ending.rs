@@ -21,7 +21,7 @@ impl Task {
         while let Some(mail) = self.mail.recv().await {
             let input = match *mail {
                 Mail::Input(input, _) => input,
-                Mail::AccessChanged { .. } | Mail::IsHere { .. } | Mail::Settle { .. } => continue,
+                Mail::AccessChanged { .. } | Mail::GiveWay | Mail::IsHere { .. } | Mail::Settle { .. } => continue,
                 Mail::Join { outbox, join, span } => {
                     span.record("outcome", "refused").record("otel.status_code", "ERROR");
                     self.outboxes.insert(join.connection, outbox);

@@ -58,7 +58,9 @@ impl Task {
                 tokio::time::sleep(pause).await;
                 // First the ear, then the eye: what is committed in between is heard.
                 let subscription = parts.bus.subscribe(&channel).await?;
-                let (loaded, people) = tokio::join!(io::load(&parts, &id), io::people(&parts, &id, &known));
+                // It is open already, and in use: it is not asked whether there is room for it.
+                let loading = io::load(&parts, &id, |_| true);
+                let (loaded, people) = tokio::join!(loading, io::people(&parts, &id, &known));
                 Ok((subscription, loaded?, people?))
             };
             tokio::pin!(reading);

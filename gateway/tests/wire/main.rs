@@ -9,6 +9,7 @@ mod admission;
 mod codes;
 mod compression;
 mod demo;
+mod document_memory;
 mod drain;
 mod editing;
 mod harness;

@@ -99,7 +99,9 @@ impl Registry {
     }
 
     /// Another pod has a connection of this editor: if that one is newer, ours gives way. A claim may come late, from a
-    /// pod that was stopped for a while; it must not end the connection that came after it.
+    /// pod that was stopped or whose bus was away for a while; it must not end the connection that came after it, for good.
+    /// So the times count, not the order in which claims are heard. Where clocks differ by more than a move took, ours
+    /// stays until its heartbeat fails, which does no harm: sessions keep both right.
     pub fn claimed_elsewhere(&self, claim: &Claim) {
         if claim.pod == self.inner.pod {
             return;

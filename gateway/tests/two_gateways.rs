@@ -193,6 +193,22 @@ async fn nobody_flickers_when_all_leases_ran_out_together() {
 }
 
 #[tokio::test]
+async fn an_editor_that_appears_on_the_other_gateway_replaces_itself_here() {
+    let (_server, one, two) = stage(&["ann"]).await;
+    let is_replaced = |editor: &Editor| {
+        editor.heard.iter().any(|(name, payload)| name == "error" && payload["code"] == "CLIENT_REPLACED")
+    };
+    let mut first = Editor::new("ann", "d", &[one.address], 1);
+    first.until("the first is in", Editor::is_joined).await;
+    let mut second = Editor::new("ann", "d", &[two.address], 2);
+    second.until("the second is in", Editor::is_joined).await;
+    first.until("the first is told", is_replaced).await;
+    // The other gateway heard of the first one too, or will; it came before.
+    second.type_all(tokens("ann", 20)).await;
+    assert!(!is_replaced(&second) && second.closes.is_empty(), "{:?}", second.heard);
+}
+
+#[tokio::test]
 async fn a_history_that_was_lost_is_noticed_by_everybody() {
     let (server, one, two) = stage(&["ann", "bob", "eve"]).await;
     let (mut ann, mut bob) = (Editor::new("ann", "d", &[one.address], 1), Editor::new("bob", "d", &[two.address], 2));

@@ -82,12 +82,21 @@ impl State {
             self.store_answers().await?;
         }
         // No other question to the store: one that hangs must not make the probe time out.
-        Ok(match (self.store.away(), self.store.unsynced()) {
-            (None, None) => "ok\n".to_owned(),
-            (None, Some(why)) => format!("ok, but --durability synced: nothing is acknowledged, for {why}\n"),
-            (Some(away), _) => {
-                let seconds = away.since.as_secs();
-                format!("ok, but the store takes no changes for {seconds} s now, edits are held: {}\n", away.why)
+        if let Some(away) = self.store.away() {
+            let seconds = away.since.as_secs();
+            return Ok(format!(
+                "ok, but the store takes no changes for {seconds} s now, edits are held: {}\n",
+                away.why
+            ));
+        }
+        if let Some(why) = self.store.unsynced() {
+            return Ok(format!("ok, but --durability synced: nothing is acknowledged, for {why}\n"));
+        }
+        Ok(match self.store.acknowledges_late() {
+            None => "ok\n".to_owned(),
+            Some(late) => {
+                let seconds = late.since.as_secs();
+                format!("ok, but acknowledgements wait (--durability) for {seconds} s now: {}\n", late.why)
             }
         })
     }

@@ -64,6 +64,7 @@ pub(crate) async fn run(inner: Arc<Inner>, id: Arc<str>, mail: mpsc::Receiver<Bo
     let held = inner.parts.budget.charge(Use::Edits);
     let mut memory = inner.parts.document_memory.charge(Use::Documents);
     memory.set(DOCUMENT_BYTES);
+    let owed = durable::Owed::new(inner.parts.metrics.acknowledgements_waiting.clone());
     let mut task = Task {
         channel: document_channel(&id),
         living,
@@ -88,6 +89,7 @@ pub(crate) async fn run(inner: Arc<Inner>, id: Arc<str>, mail: mpsc::Receiver<Bo
         memory,
         gives_way: false,
         promises: durable::Promises::default(),
+        owed,
         joins: traced::Joins::default(),
         deliveries: deliveries::Deliveries::default(),
     };
@@ -172,6 +174,7 @@ struct Task {
     /// Its memory is wanted for others.
     gives_way: bool,
     promises: durable::Promises,
+    owed: durable::Owed,
     /// Joins that are traced, until they are answered.
     joins: traced::Joins,
     deliveries: deliveries::Deliveries,
@@ -395,6 +398,7 @@ impl Task {
             self.grew = Some(Instant::now());
         }
         self.held.set(document.held_bytes());
+        self.owed.set(document.acknowledgements_waiting());
         self.weigh(document);
         let flow = commands.into_iter().try_for_each(|command| self.carry_out(command));
         self.flush();

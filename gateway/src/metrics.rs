@@ -97,6 +97,8 @@ pub struct Metrics {
     pub edits_committed: Counter,
     /// From sending an edit to the store until the answer that it is in the log, repeats of the call included.
     pub edit_commit_seconds: Histogram,
+    /// Acknowledgements of edits in the log that wait until these are durable.
+    pub acknowledgements_waiting: Gauge,
     /// Edits written to sockets.
     pub deliveries: Counter,
     /// From the commit on any pod to the socket write here.
@@ -146,6 +148,7 @@ impl Default for Metrics {
             documents: Gauge::default(),
             edits_committed: Counter::default(),
             edit_commit_seconds: histogram(),
+            acknowledgements_waiting: Gauge::default(),
             deliveries: Counter::default(),
             edit_delivery_seconds: histogram(),
             slow_consumers: Counter::default(),
@@ -177,6 +180,8 @@ impl Default for Metrics {
         registry.register("documents", "Documents open on this pod", m.documents.clone());
         registry.register("edits_committed", "Edits that entered the log", m.edits_committed.clone());
         registry.register("edit_commit_seconds", "An edit, from sending to answer", m.edit_commit_seconds.clone());
+        let waiting = m.acknowledgements_waiting.clone();
+        registry.register("acknowledgements_waiting", "Acknowledgements that wait for replicas", waiting);
         registry.register("deliveries", "Edits written to sockets", m.deliveries.clone());
         registry.register("edit_delivery_seconds", "Commit to socket write", m.edit_delivery_seconds.clone());
         registry.register(

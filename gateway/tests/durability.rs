@@ -57,6 +57,37 @@ async fn nothing_is_acknowledged_while_the_follower_is_away(engine: Engine, leve
     assert_eq!(not_durable(&ann).len(), 3, "once for each");
 }
 
+/// Edits go into the log and none is acknowledged: whoever operates it must be told.
+#[tokio::test]
+async fn a_primary_without_a_follower_is_told_of_as_long_as_acknowledgements_wait() {
+    let primary = Server::start(Engine::Redis, &["--repl-diskless-sync-delay", "0"]).await.unwrap();
+    let pod = Pod::start(&primary.address(), &["--durability", "replicated"]);
+    primary.client().await.set::<_, _, ()>("doc:d:access:ann", "write").await.unwrap();
+    let waiting = async || pod.metric("collab_gateway_acknowledgements_waiting").await;
+    eventually("nothing waits yet", async || {
+        waiting().await == Some(0.0) && pod.get("/readyz").await == (200, "ok\n".to_owned())
+    })
+    .await;
+    let mut ann = Editor::new("ann", "d", &[pod.address], 1);
+    ann.asks = true;
+    ann.type_all(tokens("word", 3)).await;
+    eventually("the metric tells it", async || waiting().await == Some(3.0)).await;
+    eventually("/readyz tells it", async || {
+        let (status, text) = pod.get("/readyz").await;
+        assert_eq!(status, 200, "it is the same for all pods");
+        text.starts_with("ok, but acknowledgements wait (--durability) for ") && text.contains("no follower")
+    })
+    .await;
+    assert_eq!(pod.metric("collab_gateway_store_up").await, Some(1.0), "it takes changes");
+    let follower = Server::start(Engine::Redis, &["--repl-diskless-sync-delay", "0"]).await.unwrap();
+    follower.follow(&primary).await;
+    ann.until("all are acknowledged", |ann| ann.acknowledged.len() == 3).await;
+    eventually("all is well", async || {
+        waiting().await == Some(0.0) && pod.get("/readyz").await == (200, "ok\n".to_owned())
+    })
+    .await;
+}
+
 async fn nothing_is_acknowledged_while_the_primary_keeps_no_log(engine: Engine, level: &str) {
     let stage = Stage::new(engine, level).await;
     let mut primary = stage.primary.client().await;

@@ -187,8 +187,8 @@ impl Document {
         waiting.any(|waiting| waiting.owed.connection == id)
     }
 
-    /// Whether any acknowledgement waits.
-    pub fn owes_anybody(&self) -> bool {
-        self.durability.waiting() > 0
+    /// How many acknowledgements wait until their edits are durable.
+    pub fn acknowledgements_waiting(&self) -> usize {
+        self.durability.waiting()
     }
 }

@@ -7,6 +7,7 @@ use std::{sync::Arc, time::Duration};
 
 use document::{Document, Input, Point};
 use futures_util::future::BoxFuture;
+use prometheus_client::metrics::gauge::Gauge;
 
 use super::{Flow, Task};
 use crate::{
@@ -25,6 +26,31 @@ pub(super) struct Promises {
     next: Option<Question>,
     /// Of the newest reply to a commit.
     era: Option<Era>,
+}
+
+/// How many acknowledgements of one document wait, as a part of the pod's.
+pub(super) struct Owed {
+    gauge: Gauge,
+    count: usize,
+}
+
+impl Owed {
+    pub(super) fn new(gauge: Gauge) -> Owed {
+        Owed { gauge, count: 0 }
+    }
+
+    pub(super) fn set(&mut self, count: usize) {
+        // Bounded by the document.
+        let signed = |count: usize| i64::try_from(count).unwrap_or(i64::MAX);
+        self.gauge.inc_by(signed(count) - signed(self.count));
+        self.count = count;
+    }
+}
+
+impl Drop for Owed {
+    fn drop(&mut self) {
+        self.set(0);
+    }
 }
 
 /// A question's answer.

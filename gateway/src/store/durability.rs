@@ -6,15 +6,15 @@
 //! on the same connection the server has nothing to wait for and answers at once.
 
 use std::{
-    collections::HashMap,
-    sync::{Arc, Mutex, PoisonError},
-    time::Duration,
+    collections::{BTreeMap, HashMap},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::{Duration, Instant},
 };
 
 use redis::{Pipeline, Value};
 use tokio::sync::{mpsc, oneshot};
 
-use super::{Durability, Era, Link, Servers, StoreError, View};
+use super::{Away, Durability, Era, Link, Servers, StoreError, View};
 
 /// How long one WAIT blocks its connection; too few followers only mean that the next one follows.
 const WAIT: Duration = Duration::from_secs(1);
@@ -38,6 +38,13 @@ pub(crate) struct GroupCommit {
     servers: Servers,
     level: Durability,
     loops: Arc<Mutex<HashMap<u16, mpsc::Sender<Question>>>>,
+    late: Late,
+}
+
+/// Of each server, since when acknowledgements wait for more than a round, and why; clones are the same.
+#[derive(Debug, Clone, Default)]
+struct Late {
+    by_node: Arc<Mutex<BTreeMap<u16, (Instant, String)>>>,
 }
 
 #[derive(Debug)]
@@ -49,7 +56,7 @@ struct Question {
 impl GroupCommit {
     pub(crate) fn new(servers: Servers) -> Self {
         let level = servers.settings().durability;
-        Self { servers, level, loops: Arc::default() }
+        Self { servers, level, loops: Arc::default(), late: Late::default() }
     }
 
     /// See [`super::Store::make_durable`].
@@ -64,6 +71,13 @@ impl GroupCommit {
         answered.await.map_err(|_| ended())?
     }
 
+    /// Since when acknowledgements wait, where they do, and for what.
+    pub(crate) fn late(&self) -> Option<Away> {
+        let by_node = self.late.lock();
+        let (since, why) = by_node.values().min_by_key(|(since, _)| *since)?;
+        Some(Away { since: since.elapsed(), why: why.clone() })
+    }
+
     /// Where questions about this server go.
     fn questions(&self, node: u16) -> mpsc::Sender<Question> {
         let mut loops = self.loops.lock().unwrap_or_else(PoisonError::into_inner);
@@ -75,7 +89,7 @@ impl GroupCommit {
                 node,
                 key: format!("{:016x}", rand::random::<u64>()),
                 count: 0,
-                complaint: None,
+                late: self.late.clone(),
             };
             // It ends with the last clone of this value.
             tokio::spawn(rounds.run(asked));
@@ -92,8 +106,28 @@ struct Rounds {
     node: u16,
     key: String,
     count: u64,
-    /// Why the last round failed, so that it is told once.
-    complaint: Option<String>,
+    late: Late,
+}
+
+impl Late {
+    /// A round did not do; whether that is news.
+    fn tell(&self, node: u16, why: &str) -> bool {
+        let mut by_node = self.lock();
+        let (_, known) = by_node.entry(node).or_insert_with(|| (Instant::now(), String::new()));
+        let is_new = known != why;
+        why.clone_into(known);
+        is_new
+    }
+
+    /// Nothing waits any more.
+    fn is_over(&self, node: u16) {
+        self.lock().remove(&node);
+    }
+
+    fn lock(&self) -> MutexGuard<'_, BTreeMap<u16, (Instant, String)>> {
+        // Nothing panics while it is held.
+        self.by_node.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
 impl Rounds {
@@ -101,6 +135,7 @@ impl Rounds {
         let mut open: Vec<Question> = Vec::new();
         loop {
             if open.is_empty() {
+                self.late.is_over(self.node);
                 match asked.recv().await {
                     Some(question) => open.push(question),
                     None => return,
@@ -119,7 +154,6 @@ impl Rounds {
             }
             match self.round().await {
                 Ok(era) => {
-                    self.complaint = None;
                     for question in open.drain(..) {
                         let answer = if question.era == era { Ok(()) } else { Err(over()) };
                         let _ = question.answer.send(answer);
@@ -149,7 +183,7 @@ impl Rounds {
         if let Some(lack) = self.link.servers().lacks_for_synced(&node.address) {
             let error = StoreError::Unavailable(format!("{} {lack}", node.address));
             // It was told when it was found.
-            self.complaint = Some(error.to_string());
+            self.late.tell(self.node, &error.to_string());
             return Err(error);
         }
         let (epoch, key) = (node.identity.epoch, self.key_in(&view));
@@ -206,13 +240,10 @@ impl Rounds {
         format!("{{{tag}}}:wait:{}", self.key)
     }
 
-    fn complain(&mut self, error: &StoreError) {
-        let text = error.to_string();
-        if self.complaint.as_ref() == Some(&text) {
-            return;
+    fn complain(&self, error: &StoreError) {
+        if self.late.tell(self.node, &error.to_string()) {
+            tracing::warn!(%error, "acknowledgements wait");
         }
-        tracing::warn!(%error, "acknowledgements wait");
-        self.complaint = Some(text);
     }
 }
 

@@ -34,7 +34,7 @@ struct Trouble {
     why: String,
 }
 
-/// The store takes no changes.
+/// The store takes no changes, or none of them becomes durable.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Away {
     /// Since the first failure.

@@ -383,6 +383,14 @@ impl Store {
         }
     }
 
+    /// Since when nothing that was committed becomes durable, and why.
+    pub fn acknowledges_late(&self) -> Option<Away> {
+        match self {
+            Self::Memory(_) => None,
+            Self::Redis(store) => store.acknowledges_late(),
+        }
+    }
+
     /// Whether changes have failed lately; see [`Away`].
     pub fn away(&self) -> Option<Away> {
         match self {

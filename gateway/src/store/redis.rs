@@ -94,6 +94,10 @@ impl RedisStore {
         self.servers.unsynced()
     }
 
+    pub(super) fn acknowledges_late(&self) -> Option<Away> {
+        self.durability.late()
+    }
+
     pub(super) async fn open(&self, document: &str, creation: Option<&Creation>) -> Result<Option<Opened>, StoreError> {
         for _ in 0..OPEN_ATTEMPTS {
             let answer = self.open_once(document, creation).await?;

@@ -37,6 +37,9 @@ use crate::{
 const REQUESTS_MAX: usize = 64;
 /// A peer that sends no request within this time is dropped.
 const HEADER_TIMEOUT: Duration = Duration::from_secs(5);
+/// So long a connection has in all: a peer that does not read its answers has no other end, and a few dozen of them would
+/// keep out the probes by which the pod is known to live.
+const HTTP_TIMEOUT: Duration = Duration::from_secs(10);
 /// A store that takes longer to answer is not there, as far as readiness goes.
 const STORE_TIMEOUT: Duration = Duration::from_secs(2);
 /// A change is two ids.
@@ -131,7 +134,7 @@ pub async fn serve(listener: TcpListener, state: State, stop: impl Future<Output
                     .timer(TokioTimer::new())
                     .header_read_timeout(HEADER_TIMEOUT)
                     .serve_connection(TokioIo::new(stream), service);
-                requests.spawn(connection);
+                requests.spawn(tokio::time::timeout(HTTP_TIMEOUT, connection));
             }
             Some(_) = requests.join_next() => {}
         }

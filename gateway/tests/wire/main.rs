@@ -5,6 +5,7 @@
 #![allow(clippy::wildcard_enum_match_arm, reason = "a test looks for what it asked for")]
 
 mod access;
+mod admin;
 mod admission;
 mod codes;
 mod compression;

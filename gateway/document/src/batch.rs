@@ -6,7 +6,7 @@
 
 use std::collections::BTreeSet;
 
-use ot::{Delta, Op};
+use ot::{Delta, Growth};
 
 use crate::{
     Answer, Batch, Code, Command, CommitReply, ConnectionId, Document, Entry, Mutation, Owed, Refusal, Verdict,
@@ -48,9 +48,9 @@ impl Document {
         let mut clients = BTreeSet::new();
         let mut entries = Vec::new();
         let mut origins = Vec::new();
-        let (mut bytes, mut grown) = (0_usize, 0_usize);
+        let (mut bytes, mut grown) = (0_usize, Growth::default());
         if let Some((entry, origin)) = self.newline_entry() {
-            grown += growth_bytes(&entry.ops);
+            grown = self.history.rope().growth(&entry.ops).unwrap_or_default();
             bytes += entry.ops.weight_bytes() + ENTRY_FRAME_BYTES;
             clients.insert(entry.client_id.clone());
             entries.push(entry);
@@ -65,21 +65,23 @@ impl Document {
             if clients.contains(&connection.client_id) {
                 continue;
             }
-            if let Err(why) = self.fits(&own.ops) {
-                self.refuse_unfit(source, why);
-                continue;
-            }
+            let growth = match self.growth(&own.ops) {
+                Ok(growth) => growth,
+                Err(why) => {
+                    self.refuse_unfit(source, why);
+                    continue;
+                }
+            };
             let weight = own.ops.weight_bytes() + ENTRY_FRAME_BYTES;
             if !entries.is_empty() && bytes + weight > self.settings.batch_bytes {
                 break;
             }
             // Each fits alone, all together may not: who is left over is judged when the others are in the document.
-            let growth = growth_bytes(&own.ops);
-            if !entries.is_empty() && growth > 0 && self.would_be_too_large(grown + growth) {
+            if !entries.is_empty() && !self.fits_behind(grown, growth) {
                 break;
             }
             bytes += weight;
-            grown += growth;
+            grown = grown.and(growth);
             let base = self.head().version;
             let Some(connection) = self.source_mut(source) else { continue };
             let (id, client_id) = (connection.id, connection.client_id.clone());
@@ -293,21 +295,26 @@ impl Document {
         present.or_else(|| self.draining.iter_mut().find(|connection| connection.session == origin.session))
     }
 
-    /// Whether an edit may be appended at the head. Sizes are checked here and never again, so that what is in the log
-    /// always folds.
-    fn fits(&self, ops: &Delta) -> Result<(), Refusal> {
+    /// What an edit does to the document, if it may be appended at the head. Sizes are checked here and never again, so
+    /// that what is in the log always folds. What makes the document smaller may always.
+    fn growth(&self, ops: &Delta) -> Result<Growth, Refusal> {
         let rope = self.history.rope();
-        rope.check(ops).map_err(|invalid| refusal(Code::OpInvalid, format!("{invalid} as it is now")))?;
-        let growth = growth_bytes(ops);
-        if growth > 0 && self.would_be_too_large(growth) {
-            let message = format!("the document would be larger than {} bytes", self.settings.max_document_bytes);
-            return Err(refusal(Code::DocumentTooLarge, message));
+        let invalid = |invalid| refusal(Code::OpInvalid, format!("{invalid} as it is now"));
+        let growth = rope.growth(ops).map_err(invalid)?;
+        let most = self.settings.max_document_bytes;
+        if growth.bytes > 0 && rope.bytes().saturating_add_signed(growth.bytes) > most {
+            return Err(refusal(Code::DocumentTooLarge, format!("the document would be larger than {most} bytes")));
         }
-        Ok(())
+        Ok(growth)
     }
 
-    fn would_be_too_large(&self, growth_bytes: usize) -> bool {
-        self.history.rope().bytes().saturating_add(growth_bytes) > self.settings.max_document_bytes
+    /// Whether an edit that fits alone may go with the call that these others make. They will be carried over each other,
+    /// and over what other pods have under way, which may cut what they format into many pieces.
+    fn fits_behind(&self, others: Growth, edit: Growth) -> bool {
+        let together = others.and(edit);
+        let bytes = self.history.rope().bytes().saturating_add(together.most_bytes());
+        (edit.added_bytes == 0 || bytes <= self.settings.max_document_bytes)
+            && (edit.spread_bytes == 0 || together.spread_bytes <= self.settings.head_room_bytes())
     }
 
     /// All sessions with an edit to send, by the time it came.
@@ -339,17 +346,4 @@ impl Document {
             Source::Draining(index) => self.draining.get_mut(index),
         }
     }
-}
-
-/// By how many bytes an edit makes a document larger, at most.
-fn growth_bytes(ops: &Delta) -> usize {
-    let (mut added, mut removed) = (0_usize, 0_usize);
-    for op in ops.ops() {
-        match op {
-            Op::Delete { length } => removed += length,
-            Op::Retain { attributes: None, .. } => {}
-            Op::Insert { .. } | Op::Embed { .. } | Op::Retain { .. } => added += op.weight_bytes(),
-        }
-    }
-    added.saturating_sub(removed)
 }

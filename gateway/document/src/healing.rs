@@ -159,7 +159,7 @@ impl Document {
         while let Some(version) = healing.list.front().and_then(|lost| lost.logged_as.filter(|at| *at <= head)) {
             logged.extend(healing.remove(0).map(|lost| (lost, version)));
         }
-        while healing.list.front().is_some_and(|lost| !lost.sent && rope.check(&lost.ops).is_err()) {
+        while healing.list.front().is_some_and(|lost| !lost.sent && rope.growth(&lost.ops).is_err()) {
             healing.give_up(0);
         }
         if healing.list.is_empty() {

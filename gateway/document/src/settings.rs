@@ -5,7 +5,8 @@
 /// Bounds of one open document. Lengths in bytes are those that the deltas take in JSON, roughly.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Settings {
-    /// Largest document; an edit that would make it larger is refused.
+    /// Largest document; an edit that would make it larger is refused. What other pods have under way at that time is not
+    /// known, and may make it larger.
     pub max_document_bytes: usize,
     /// Most canonical forms kept below the head, so that late edits can be carried over what they missed.
     pub window_entries: usize,
@@ -93,6 +94,15 @@ impl Default for Settings {
             durable_waiting: 10_000,
             mutation: Mutation::None,
         }
+    }
+}
+
+impl Settings {
+    /// How much one call may add beyond what it adds to the document as it is, by the formatting of more than one edit,
+    /// where other pods cut into pieces what it formats. It is for one call of each pod at most, since the next one is made
+    /// on what has become of this one.
+    pub(crate) fn head_room_bytes(&self) -> usize {
+        self.max_document_bytes / 8
     }
 }
 

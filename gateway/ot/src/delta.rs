@@ -25,6 +25,9 @@ pub enum Op {
     Delete { length: usize },
 }
 
+/// `{"insert":""}` and its like, with a comma.
+pub(crate) const FRAME_BYTES: usize = 14;
+
 impl Op {
     /// Its length in UTF-16 units.
     pub fn length(&self) -> usize {
@@ -47,8 +50,6 @@ impl Op {
 
     /// Bytes that it takes in JSON, roughly; see [`Delta::weight_bytes`].
     pub fn weight_bytes(&self) -> usize {
-        // `{"insert":""}` and its like, with a comma.
-        const FRAME_BYTES: usize = 14;
         let value = match self {
             Op::Insert { text, .. } => text.len(),
             Op::Embed { value, .. } => value_weight_bytes(value),

@@ -11,6 +11,7 @@ use crate::{
     byte_index,
     delta::value_weight_bytes,
     memory::{attributes_memory_bytes, beside_value},
+    size::Run,
     utf16_length,
 };
 
@@ -42,7 +43,6 @@ enum Content {
 pub(crate) struct Leaf {
     pieces: Vec<Piece>,
     units: usize,
-    bytes: usize,
 }
 
 impl Piece {
@@ -72,12 +72,16 @@ impl Piece {
         self.units
     }
 
-    pub(crate) fn bytes(&self) -> usize {
-        let content = match &self.content {
-            Content::Text(text) => text.len(),
-            Content::Embed(value) => value_weight_bytes(value),
-        };
-        content + self.attributes.as_ref().map_or(0, Attributes::weight_bytes)
+    /// What the content between two positions takes; none where one of them is inside a surrogate pair.
+    pub(crate) fn content_bytes(&self, from: usize, to: usize) -> Option<usize> {
+        match &self.content {
+            Content::Text(_) => Some(self.byte(to)? - self.byte(from)?),
+            Content::Embed(value) => Some(value_weight_bytes(value)),
+        }
+    }
+
+    pub(crate) fn run(&self) -> Run<'_> {
+        Run::new(matches!(self.content, Content::Embed(_)), self.attributes.as_ref())
     }
 
     /// What it takes in memory.
@@ -109,7 +113,7 @@ impl Piece {
     }
 
     /// The byte index of a position; none inside a surrogate pair.
-    fn byte(&self, at: usize) -> Option<usize> {
+    pub(crate) fn byte(&self, at: usize) -> Option<usize> {
         match &self.content {
             Content::Text(text) if text.len() == self.units => (at <= self.units).then_some(at),
             Content::Text(text) => byte_index(text, at),
@@ -148,23 +152,23 @@ impl Piece {
 
 impl Leaf {
     pub(crate) fn new(pieces: Vec<Piece>) -> Self {
-        Self { units: pieces.iter().map(Piece::units).sum(), bytes: pieces.iter().map(Piece::bytes).sum(), pieces }
+        Self { units: pieces.iter().map(Piece::units).sum(), pieces }
     }
 
     pub(crate) fn units(&self) -> usize {
         self.units
     }
 
-    pub(crate) fn bytes(&self) -> usize {
-        self.bytes
+    pub(crate) fn pieces(&self) -> impl DoubleEndedIterator<Item = &Piece> {
+        self.pieces.iter()
     }
 
     pub(crate) fn memory_bytes(&self) -> usize {
         size_of::<Self>() + self.pieces.iter().map(Piece::memory_bytes).sum::<usize>()
     }
 
-    pub(crate) fn pieces(&self) -> impl Iterator<Item = &Piece> {
-        self.pieces.iter()
+    pub(crate) fn piece(&self, index: usize) -> Option<&Piece> {
+        self.pieces.get(index)
     }
 
     pub(crate) fn has_room(&self) -> bool {
@@ -181,22 +185,14 @@ impl Leaf {
 
     pub(crate) fn push(&mut self, piece: Piece) {
         self.units += piece.units;
-        self.bytes += piece.bytes();
         self.pieces.push(piece);
     }
 
     pub(crate) fn append(&mut self, other: Leaf) {
         self.units += other.units;
-        self.bytes += other.bytes;
         let seam = self.pieces.len();
         self.pieces.extend(other.pieces);
         self.join(seam);
-    }
-
-    /// Whether a position lies between whole characters.
-    pub(crate) fn is_boundary(&self, at: usize) -> bool {
-        let (index, inside) = self.find(at);
-        self.pieces.get(index).is_none_or(|piece| piece.byte(inside).is_some())
     }
 
     /// Inserts text or an embed.
@@ -208,14 +204,12 @@ impl Leaf {
             for (index, inside) in [(index, inside), (next.unwrap_or(usize::MAX), 0)] {
                 if self.pieces.get_mut(index).is_some_and(|piece| piece.try_insert(inside, text, units, attributes)) {
                     self.units += units;
-                    self.bytes += text.len();
                     return;
                 }
             }
         }
         let new = Piece::of(op);
         self.units += new.iter().map(Piece::units).sum::<usize>();
-        self.bytes += new.iter().map(Piece::bytes).sum::<usize>();
         let seam = self.cut(at);
         self.pieces.splice(seam..seam, new);
     }
@@ -233,26 +227,22 @@ impl Leaf {
             text.replace_range(from..to, "");
             piece.units -= length;
             self.units -= length;
-            self.bytes -= to - from;
             return;
         }
         let from = self.cut(at);
         let to = self.cut(at + length);
         for piece in self.pieces.drain(from..to) {
             self.units -= piece.units;
-            self.bytes -= piece.bytes();
         }
         self.join(from);
     }
 
     /// Changes the formatting of a range.
-    pub(crate) fn format(&mut self, at: usize, length: usize, change: impl Fn(Option<&Attributes>) -> Held) {
+    pub(crate) fn format(&mut self, at: usize, length: usize, mut change: impl FnMut(Option<&Attributes>) -> Held) {
         let from = self.cut(at);
         let to = self.cut(at + length);
         for piece in self.pieces.get_mut(from..to).into_iter().flatten() {
-            self.bytes -= piece.bytes();
             piece.attributes = change(piece.attributes.as_ref());
-            self.bytes += piece.bytes();
         }
         for seam in (from..=to).rev() {
             self.join(seam);
@@ -271,12 +261,11 @@ impl Leaf {
         }
         more.reverse();
         self.units = self.pieces.iter().map(Piece::units).sum();
-        self.bytes = self.pieces.iter().map(Piece::bytes).sum();
         Some(more)
     }
 
     /// The first piece that ends at or behind a position, and the position inside it.
-    fn find(&self, at: usize) -> (usize, usize) {
+    pub(crate) fn find(&self, at: usize) -> (usize, usize) {
         let mut left = at;
         for (index, piece) in self.pieces.iter().enumerate() {
             if left <= piece.units {
@@ -295,7 +284,6 @@ impl Leaf {
             return index;
         }
         if let Some(tail) = piece.split(inside) {
-            self.bytes += tail.attributes.as_ref().map_or(0, Attributes::weight_bytes);
             self.pieces.insert(index + 1, tail);
         }
         index + 1
@@ -315,7 +303,6 @@ impl Leaf {
         {
             text.push_str(more);
             left.units += right.units;
-            self.bytes -= right.attributes.as_ref().map_or(0, Attributes::weight_bytes);
         }
     }
 }

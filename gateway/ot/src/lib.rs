@@ -11,6 +11,7 @@
 
 mod attributes;
 mod compose;
+mod cursor;
 mod delta;
 mod diff;
 mod invert;
@@ -19,6 +20,7 @@ mod leaf;
 mod memory;
 mod normal;
 mod rope;
+mod size;
 mod transform;
 
 pub use attributes::Attributes;
@@ -27,6 +29,7 @@ pub use normal::{
     Invalid, MAX_ATTRIBUTE_BYTES, MAX_ATTRIBUTE_DEPTH, MAX_COMPONENT_ATTRIBUTES_BYTES, MAX_COMPONENTS, MAX_LENGTH,
 };
 pub use rope::Rope;
+pub use size::Growth;
 pub use transform::{Bias, Side, cross};
 
 /// What an embed counts as in plain text: U+FFFC, one UTF-16 unit, as long as the embed itself.

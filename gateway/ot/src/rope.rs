@@ -7,26 +7,27 @@
 
 use crate::{
     Attributes, Delta, Invalid, Op,
-    attributes::compose,
+    attributes::{Held, compose},
     leaf::{Leaf, Piece},
+    size::document_bytes,
 };
 
 /// A document's content, indexed by UTF-16 units.
 #[derive(Debug, Clone, Default)]
 pub struct Rope {
     /// None of them empty.
-    leaves: Vec<Leaf>,
+    pub(crate) leaves: Vec<Leaf>,
     units: usize,
     bytes: usize,
     /// Where the last edit was.
-    finger: Place,
+    pub(crate) finger: Place,
 }
 
 /// A leaf and the position at which it begins.
 #[derive(Debug, Clone, Copy, Default)]
-struct Place {
-    leaf: usize,
-    start: usize,
+pub(crate) struct Place {
+    pub(crate) leaf: usize,
+    pub(crate) start: usize,
 }
 
 impl Rope {
@@ -38,11 +39,10 @@ impl Rope {
         if !content.is_document() {
             return Err(Invalid::NotADocument);
         }
-        let mut rope = Self::default();
+        let mut rope = Self { bytes: document_bytes(content), ..Self::default() };
         for op in &content.ops {
             for piece in Piece::of(op) {
                 rope.units += piece.units();
-                rope.bytes += piece.bytes();
                 match rope.leaves.last_mut() {
                     Some(leaf) if leaf.has_room() => leaf.push(piece),
                     _ => rope.leaves.push(Leaf::new(vec![piece])),
@@ -52,31 +52,14 @@ impl Rope {
         Ok(rope)
     }
 
-    /// Whether [`Self::apply`] would succeed.
-    ///
-    /// # Errors
-    /// [`Invalid::PastEnd`] and [`Invalid::InsidePair`].
-    pub fn check(&self, edit: &Delta) -> Result<(), Invalid> {
-        let mut at = 0_usize;
-        let mut place = self.finger;
-        for op in &edit.ops {
-            let (Op::Retain { length, .. } | Op::Delete { length }) = op else { continue };
-            at = at.checked_add(*length).filter(|at| *at <= self.units).ok_or(Invalid::PastEnd)?;
-            place = self.find(place, at);
-            if self.leaves.get(place.leaf).is_some_and(|leaf| !leaf.is_boundary(at - place.start)) {
-                return Err(Invalid::InsidePair);
-            }
-        }
-        Ok(())
-    }
-
     /// Applies an edit, or changes nothing.
     ///
     /// # Errors
     /// [`Invalid::PastEnd`] if it reaches past the end of the document, [`Invalid::InsidePair`] if a position lies
     /// between the two halves of a surrogate pair.
     pub fn apply(&mut self, edit: &Delta) -> Result<(), Invalid> {
-        self.check(edit)?;
+        let growth = self.growth(edit)?;
+        self.bytes = self.bytes.saturating_add_signed(growth.bytes);
         let mut at = 0;
         for op in &edit.ops {
             match op {
@@ -103,7 +86,7 @@ impl Rope {
 
     /// The document as text, an embed as U+FFFC.
     pub fn text(&self) -> String {
-        let mut out = String::with_capacity(self.bytes);
+        let mut out = String::with_capacity(self.units);
         for piece in self.pieces() {
             piece.write_text(&mut out);
         }
@@ -115,7 +98,8 @@ impl Rope {
         self.units
     }
 
-    /// Its size in bytes: text as UTF-8, embeds and attributes as JSON, roughly. What the limit on documents counts.
+    /// Its size: text as UTF-8; embeds, and the attributes of each run of text that has some, as JSON. What the limit on
+    /// documents counts.
     pub fn bytes(&self) -> usize {
         self.bytes
     }
@@ -135,7 +119,7 @@ impl Rope {
     }
 
     /// The first leaf that ends at or behind `at`.
-    fn find(&self, from: Place, at: usize) -> Place {
+    pub(crate) fn find(&self, from: Place, at: usize) -> Place {
         let mut place = if from.leaf < self.leaves.len() { from } else { Place::default() };
         while place.start >= at && place.leaf > 0 {
             place.leaf -= 1;
@@ -159,11 +143,10 @@ impl Rope {
         self.finger = self.find(self.finger, at);
         let place = self.finger;
         let Some(leaf) = self.leaves.get_mut(place.leaf) else { return 0 };
-        let (units, bytes) = (leaf.units(), leaf.bytes());
+        let units = leaf.units();
         leaf.insert(at - place.start, op);
         let added = leaf.units() - units;
         self.units += added;
-        self.bytes += leaf.bytes() - bytes;
         if let Some(more) = leaf.split() {
             let next = place.leaf + 1;
             self.leaves.splice(next..next, more);
@@ -178,9 +161,13 @@ impl Rope {
     }
 
     fn format(&mut self, at: usize, length: usize, change: &Attributes) {
-        self.each_leaf(at, length, |leaf, from, length| {
-            leaf.format(from, length, |old| compose(old, Some(change), false));
-        });
+        // Pieces of one run share what comes of it.
+        let mut last: Option<(Held, Held)> = None;
+        let mut formatted = |old: Option<&Attributes>| match &last {
+            Some((before, new)) if before.as_ref() == old => new.clone(),
+            _ => last.insert((old.cloned(), compose(old, Some(change), false))).1.clone(),
+        };
+        self.each_leaf(at, length, |leaf, from, length| leaf.format(from, length, &mut formatted));
     }
 
     /// Does something to a range, leaf by leaf; a leaf that it empties is dropped, one that it fills is split.
@@ -191,7 +178,7 @@ impl Rope {
         let mut at = at;
         while left > 0 {
             let Some(leaf) = self.leaves.get_mut(place.leaf) else { break };
-            let (units, bytes) = (leaf.units(), leaf.bytes());
+            let units = leaf.units();
             let from = at - place.start;
             let part = left.min(units - from);
             if part > 0 {
@@ -200,7 +187,6 @@ impl Rope {
             left -= part;
             let kept = leaf.units();
             self.units = self.units + kept - units;
-            self.bytes = self.bytes + leaf.bytes() - bytes;
             // What was deleted is gone, what was formatted is passed.
             at += part - (units - kept);
             if kept == 0 {

@@ -17,7 +17,7 @@ fuzz_target!(|bytes: &[u8]| {
     // Lengths that no document has are still changes: they must not overflow.
     let _ = (a.transform(b, Side::This), b.transform(a, Side::Other), a.compose(b), a.invert(base));
     let Ok(mut rope) = Rope::from_delta(base) else { return };
-    if rope.check(a).is_err() || rope.check(b).is_err() {
+    if rope.growth(a).is_err() || rope.growth(b).is_err() {
         return;
     }
     let (pending, committed) = cross(a, b);

@@ -36,6 +36,7 @@ scenarios! {
     chunks_of_an_old_snapshot_are_removed
     rows_of_clients_are_remembered_for_a_week
     old_numbered_rows_make_room_for_new_ones
+    old_rows_of_clients_make_room_though_nobody_saves
     damage_is_told_apart_from_absence
     ten_thousand_people_are_read_page_by_page
     channels_are_heard_again_after_the_connection_was_killed
@@ -197,6 +198,26 @@ async fn old_numbered_rows_make_room_for_new_ones(server: Server) {
     })
     .await;
     assert_eq!(text(&mut client, &["HLEN", "{doc:d}:clients"]).await, "1000");
+}
+
+async fn old_rows_of_clients_make_room_though_nobody_saves(server: Server) {
+    let (store, mut client) = (store(&server), server.client().await);
+    let root = create(&store, "d").await;
+    let now: i64 = after(&mut client, 0).await.parse::<i64>().unwrap() / 1000;
+    let mut command = redis::cmd("HSET");
+    command.arg("{doc:d}:clients");
+    for n in 0..20_000 {
+        let days = if n == 17_000 { 8 } else { 6 };
+        command.arg(format!("c{n}")).arg(format!("1 1 {} owner", now - days * 24 * 3600));
+    }
+    command.exec_async(&mut client).await.unwrap();
+    // Each call looks at some of the rows, and the next one at others.
+    eventually("one old row made room", async || {
+        let verdicts = store.commit("d", &root, 0, &[entry("new", 1, 0), entry("newer", 1, 0)]).await.unwrap().verdicts;
+        matches!(verdicts[..], [Verdict::Ok(1) | Verdict::Dup(1), Verdict::Overloaded])
+    })
+    .await;
+    assert_eq!(text(&mut client, &["HLEN", "{doc:d}:clients"]).await, "20000");
 }
 
 async fn damage_is_told_apart_from_absence(server: Server) {

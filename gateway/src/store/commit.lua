@@ -21,8 +21,12 @@ local PUBLISH_BYTES_MAX = 32768
 -- Rows of a document; about 100 bytes each.
 local CLIENTS_MAX = 20000
 local NUMBERED_MAX = 1000
--- A numbered row is needed while a call's fate is unknown, not longer; checked only when there are too many.
+-- How long a client's last number is remembered, as in snapshot.lua; it is looked at only where there is no room.
+local ROW_LIFE_S = 7 * 24 * 3600
+-- A numbered row is needed while a call's fate is unknown, not longer.
 local NUMBERED_LIFE_S = 600
+-- Rows that one call looks at to make room.
+local ROWS_PER_CALL = 1000
 -- Trimming keeps the last ten minutes; marks this far apart tell which version is that old.
 local MARK_EVERY_MS = 60000
 local KEEP_MS = 600000
@@ -41,22 +45,30 @@ if fenced(KEYS[4], now) then return FENCED end
 local meta = meta_of(meta_key)
 if not meta or head > meta.v or hash_at(meta, log_key, head) ~= head_hash then return {1, 0, {}, {}} end
 
-local function make_room_among_numbered()
-  local step = redis.call('HSCAN', clients_key, meta.scan, 'MATCH', '~*', 'COUNT', NUMBERED_MAX)
+-- Who finds no room comes back, and the next call looks on from there.
+local has_looked = false
+local function make_room()
+  if has_looked then return end
+  has_looked = true
+  local step = redis.call('HSCAN', clients_key, meta.scan, 'COUNT', ROWS_PER_CALL)
   meta.scan = step[1]
   for i = 1, #step[2], 2 do
+    local numbered = string.sub(step[2][i], 1, 1) == '~'
     local at = tonumber(string.match(step[2][i + 1], '^%d+ %d+ (%d+) '))
-    if at < now / 1000 - NUMBERED_LIFE_S then
+    if at < now / 1000 - (numbered and NUMBERED_LIFE_S or ROW_LIFE_S) then
       redis.call('HDEL', clients_key, step[2][i])
-      meta.numbered = meta.numbered - 1
+      if numbered then meta.numbered = meta.numbered - 1 end
     end
   end
 end
 
+local function is_full(numbered)
+  return (numbered and meta.numbered >= NUMBERED_MAX) or redis.call('HLEN', clients_key) >= CLIENTS_MAX
+end
+
 local function has_room(numbered)
-  if numbered and meta.numbered >= NUMBERED_MAX then make_room_among_numbered() end
-  if numbered and meta.numbered >= NUMBERED_MAX then return false end
-  return redis.call('HLEN', clients_key) < CLIENTS_MAX
+  if is_full(numbered) then make_room() end
+  return not is_full(numbered)
 end
 
 local function raise_floor()
@@ -139,8 +151,9 @@ if meta.v > before then
     -- For pods that do not know the former.
     redis.call(publish, channel, 'V' .. int(meta.v))
   end
-elseif meta.floor > floor_before then
-  redis.call('HSET', meta_key, 'floor', int(meta.floor), 'bytes', int(meta.bytes))
+elseif meta.floor > floor_before or has_looked then
+  redis.call('HSET', meta_key, 'floor', int(meta.floor), 'bytes', int(meta.bytes),
+    'numbered', int(meta.numbered), 'scan', meta.scan)
 end
 
 local tail, more = tail_of(log_key, head)

@@ -31,7 +31,7 @@ const NUMBERED_MAX: usize = 1_000;
 /// How long rows live.
 const ROW_LIFE: Duration = Duration::from_secs(7 * 24 * 3600);
 const NUMBERED_ROW_LIFE: Duration = Duration::from_secs(3600);
-const NUMBERED_LIFE_WHEN_FULL: Duration = Duration::from_secs(600);
+const NUMBERED_ROW_LIFE_WHEN_FULL: Duration = Duration::from_secs(600);
 /// The log keeps what is younger.
 const KEEP: Duration = Duration::from_secs(600);
 
@@ -333,14 +333,19 @@ impl Stored {
     }
 
     fn has_room(&mut self, numbered: bool, now: SystemTime) -> bool {
-        let count = |clients: &HashMap<String, Row>| clients.values().filter(|row| row.numbered).count();
-        if numbered && count(&self.clients) >= NUMBERED_MAX {
-            self.clients.retain(|_, row| !row.numbered || row.is_younger(NUMBERED_LIFE_WHEN_FULL, now));
-            if count(&self.clients) >= NUMBERED_MAX {
-                return false;
-            }
+        if self.is_full(numbered) {
+            self.forget_rows(NUMBERED_ROW_LIFE_WHEN_FULL, now);
         }
-        self.clients.len() < CLIENTS_MAX
+        !self.is_full(numbered)
+    }
+
+    fn is_full(&self, numbered: bool) -> bool {
+        let is_crowded = || self.clients.values().filter(|row| row.numbered).count() >= NUMBERED_MAX;
+        self.clients.len() >= CLIENTS_MAX || numbered && is_crowded()
+    }
+
+    fn forget_rows(&mut self, numbered_life: Duration, now: SystemTime) {
+        self.clients.retain(|_, row| row.is_younger(if row.numbered { numbered_life } else { ROW_LIFE }, now));
     }
 
     fn append(&mut self, bytes: &Bytes, now: SystemTime) -> Version {
@@ -370,7 +375,7 @@ impl Stored {
         while self.log.front().is_some_and(|(entry, at)| entry.at.version < keep && is_old(*at)) {
             self.log.pop_front();
         }
-        self.clients.retain(|_, row| row.is_younger(if row.numbered { NUMBERED_ROW_LIFE } else { ROW_LIFE }, now));
+        self.forget_rows(NUMBERED_ROW_LIFE, now);
     }
 }
 

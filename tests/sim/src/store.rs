@@ -39,7 +39,7 @@ pub struct Rules {
     pub row_life_ms: u64,
     /// The same of those that a gateway numbers.
     pub numbered_life_ms: u64,
-    /// The same of these where there are too many of them.
+    /// The same of these where there is no room for more rows.
     pub crowded_life_ms: u64,
     /// A rule that is broken on purpose.
     pub broken: BrokenRule,
@@ -292,19 +292,32 @@ impl<E: Payload, S> Store<E, S> {
         self.forgotten.contains(&row_name(identity))
     }
 
+    /// How many rows were there and are forgotten.
+    pub fn forgotten(&self) -> usize {
+        self.forgotten.len()
+    }
+
+    /// For how long an identity is remembered whatever happens.
+    pub fn remembered_ms(&self, identity: &Identity) -> u64 {
+        if identity.by_gateway { self.rules.crowded_life_ms } else { self.rules.row_life_ms }
+    }
+
     fn forget_rows(&mut self, now_ms: u64, life_ms: impl Fn(&str) -> u64) {
         let is_old = |name: &String, row: &mut Row| row.time_s * 1_000 < now_ms.saturating_sub(life_ms(name));
         self.forgotten.extend(self.rows.extract_if(.., is_old).map(|(name, _)| name));
     }
 
     fn has_room(&mut self, numbered: bool, now_ms: u64) -> bool {
-        let is_crowded =
-            |store: &Self| store.rows.keys().filter(|name| is_numbered(name)).count() >= store.rules.numbered;
-        if numbered && is_crowded(self) {
-            let life_ms = self.rules.crowded_life_ms;
-            self.forget_rows(now_ms, |name| if is_numbered(name) { life_ms } else { u64::MAX });
+        if self.is_full(numbered) {
+            let (life_ms, numbered_ms) = (self.rules.row_life_ms, self.rules.crowded_life_ms);
+            self.forget_rows(now_ms, |name| if is_numbered(name) { numbered_ms } else { life_ms });
         }
-        !(numbered && is_crowded(self)) && self.rows.len() < self.rules.clients
+        !self.is_full(numbered)
+    }
+
+    fn is_full(&self, numbered: bool) -> bool {
+        let is_crowded = || self.rows.keys().filter(|name| is_numbered(name)).count() >= self.rules.numbered;
+        self.rows.len() >= self.rules.clients || numbered && is_crowded()
     }
 
     fn append(&mut self, new: &New<E>, call: &Call) -> Verdict {

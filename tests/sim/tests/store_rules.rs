@@ -51,7 +51,7 @@ async fn the_scripts_with_little_room_answer_like_the_model_on_valkey() {
 #[tokio::test]
 async fn a_script_that_makes_no_room_is_noticed() {
     let server = Server::start(Engine::Redis, &["--appendfsync", "no"]).await.unwrap();
-    let script = with_little_room(&commit_script().replace("make_room_among_numbered() end", "end"));
+    let script = with_little_room(&commit_script().replace("then make_room() end", "then end"));
     assert_script_noticed(&server, &script, &little_room()).await;
 }
 

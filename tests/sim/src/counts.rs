@@ -47,10 +47,12 @@ pub enum Met {
     HealersMeet,
     HealerCrash,
     Namesake,
+    Overloaded,
+    Forgotten,
 }
 
 /// All of them.
-const ALL: [Met; 38] = [
+const ALL: [Met; 40] = [
     Met::JoinByEntries,
     Met::JoinByContent,
     Met::Rejoin,
@@ -89,6 +91,8 @@ const ALL: [Met; 38] = [
     Met::HealersMeet,
     Met::HealerCrash,
     Met::Namesake,
+    Met::Overloaded,
+    Met::Forgotten,
 ];
 
 /// How often each was met.

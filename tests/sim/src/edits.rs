@@ -12,7 +12,7 @@ use std::{
 use document::{Entry, Identity};
 use ot::{Delta, Op};
 
-use crate::{client::Pending, log::Log, typing};
+use crate::{client::Pending, log::Log, store::Kept, typing};
 
 /// What an edit does.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -76,7 +76,7 @@ impl Typed {
         Self { kind, refused: false, saved: false, renamed: false, plain }
     }
 
-    /// How often it may be in the log after so many failovers. A pod that still has it from its first name may bring it in
+    /// How often it may be in the log after so many failovers, as far as the store remembers. A pod that still has it from its first name may bring it in
     /// after a primary that is lost told its client of a history that has ended, and too late for the client to see that.
     pub(crate) fn most(&self, failovers: u64) -> usize {
         1 + usize::from(self.renamed && failovers > 0)
@@ -113,6 +113,14 @@ impl Edits {
         self.names_of(token).any(|(id, seq, user)| *seq == identity.seq && *id == identity.id && user == user_id)
     }
 
+    /// Whether an entry is this edit, or another one of its client.
+    pub(crate) fn is_of(&self, token: u32, entry: &Entry) -> bool {
+        let is_name = |(id, _, user): &Name| *id == entry.identity.id && *user == entry.user_id;
+        // Names of clients without numbers are the pods'.
+        self.is(token, entry)
+            || if entry.identity.by_gateway { self.typed[&token].plain } else { self.names_of(token).any(is_name) }
+    }
+
     /// These entries were in a log that is lost, and not in the one that goes on.
     pub(crate) fn lose<'a>(&mut self, entries: impl IntoIterator<Item = &'a Entry>) {
         for entry in entries {
@@ -142,6 +150,18 @@ impl Edits {
                 .map(|kept| &kept.payload)
                 .any(|entry| !entry.identity.by_gateway && entry.identity.id == *client_id && entry.user_id != *user_id)
         })
+    }
+
+    /// How often this edit is in these entries of the log. One that comes when the store has forgotten the one before it
+    /// is no repetition to it.
+    pub(crate) fn count<'a>(&self, token: u32, log: &Log, entries: impl Iterator<Item = &'a Kept<Entry>>) -> usize {
+        let (mut count, mut before_ms) = (0, 0);
+        for Kept { payload, time_ms, .. } in entries.filter(|kept| self.is(token, &kept.payload)) {
+            let is_remembered = time_ms - before_ms <= log.remembered_ms(&payload.identity) + 1_000;
+            count += usize::from(count == 0 || is_remembered);
+            before_ms = *time_ms;
+        }
+        count
     }
 
     fn names_of(&self, token: u32) -> impl Iterator<Item = &Name> {

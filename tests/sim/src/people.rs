@@ -117,8 +117,9 @@ impl World {
                 self.disconnect(client);
                 Ok(())
             }
-            Some(Got::JoinFailed(_)) => {
+            Some(Got::JoinFailed(code)) => {
                 self.counts.meet(Met::FailedJoin);
+                self.overloaded |= code == Code::Overloaded;
                 self.clients[client].joins -= 1;
                 self.send_join(client, id, true);
                 Ok(())

@@ -76,6 +76,18 @@ impl World {
         }
     }
 
+    /// The commit that a pod has sent arrives, if it has sent one.
+    pub(crate) fn finish_commits(&mut self, pod: usize) {
+        for job in std::mem::take(&mut self.pods[pod].jobs) {
+            if let Job::Commit(batch) = job {
+                let reply = self.commit(&batch);
+                self.pods[pod].answer(vec![Input::Committed(reply)]);
+            } else {
+                self.pods[pod].jobs.push_back(job);
+            }
+        }
+    }
+
     /// A call arrives that nobody waits for.
     pub(crate) fn haunt(&mut self) {
         if !self.ghosts.is_empty() {
@@ -207,7 +219,8 @@ impl World {
         let Some((verdicts, part)) = answer else {
             return CommitReply { verdicts: Vec::new(), tail: Vec::new(), more: false, forked: true };
         };
-        for verdict in &verdicts {
+        for (entry, verdict) in batch.entries.iter().zip(&verdicts) {
+            self.excuse_healer(entry, *verdict);
             match verdict {
                 Verdict::Dup(_) => self.counts.meet(Met::Duplicate),
                 Verdict::Behind => self.counts.meet(Met::Behind),

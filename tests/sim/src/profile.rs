@@ -28,6 +28,8 @@ pub(crate) struct Profile {
     pub(crate) lost_answers: bool,
     /// The last client comes under the name of the first, which is another user's.
     pub(crate) namesake: bool,
+    /// Hours and days pass at once.
+    pub(crate) ages: bool,
 }
 
 /// A client, and its user.
@@ -91,6 +93,7 @@ impl Profile {
             fails_over: random.one_in(4),
             lost_answers: false,
             namesake: false,
+            ages: false,
         };
         if schedule.replicated {
             profile.fails_over |= random.below(4) > 0;
@@ -98,6 +101,18 @@ impl Profile {
         }
         profile.lost_answers = random.one_in(2) && has(Fault::OldPrimary);
         profile.namesake = random.one_in(6) && has(Fault::Namesake);
+        if has(Fault::Rows) {
+            profile.draw_rows(schedule.random_of(Fault::Rows, u32::MAX));
+        }
         profile
+    }
+
+    /// How many rows the store keeps, and whether they get old.
+    fn draw_rows(&mut self, mut random: Random) {
+        self.ages = random.one_in(4);
+        if random.one_in(3) {
+            self.rules.clients = 2 + random.below(self.clients.len() + 4);
+            self.rules.numbered = 1 + random.below(4);
+        }
     }
 }

@@ -5,7 +5,7 @@
 
 use std::collections::VecDeque;
 
-use document::{Batch, Canonical, Input, Snapshot};
+use document::{Batch, Canonical, Entry, Input, Snapshot, Verdict};
 
 use crate::{
     client::Broken,
@@ -193,6 +193,18 @@ impl World {
         let lost = self.pods[pod].document.recent().filter(|entry| !in_log(entry));
         let tokens = |entry: &Canonical| self.edits.of(&entry.identity, &entry.user_id);
         lost.flat_map(|entry| tokens(entry).into_iter().chain(typing::tokens_of(&entry.ops))).collect()
+    }
+
+    /// A pod cannot put back what there is no room for, or what comes after a number that the store has forgotten.
+    pub(crate) fn excuse_healer(&mut self, entry: &Entry, verdict: Verdict) {
+        let refused = match verdict {
+            Verdict::Overloaded => true,
+            Verdict::Gap(_) => self.store.has_forgotten(&entry.identity),
+            Verdict::Ok(_) | Verdict::Dup(_) | Verdict::Behind => false,
+        };
+        if refused && *entry.session == *"healed" && !self.asks_lost_primary {
+            self.owed.retain(|(_, token)| !self.edits.is_of(*token, entry));
+        }
     }
 
     /// Whether a pod's next call goes to the primary that was lost: nobody has told the pod, and nobody has stopped that.

@@ -272,7 +272,7 @@ impl World {
             return Ok(());
         }
         let up_to = self.store.all.iter().take(usize::try_from(version).unwrap_or(usize::MAX));
-        let found = up_to.filter(|kept| self.edits.is(token, &kept.payload)).count();
+        let found = self.edits.count(token, &self.store, up_to);
         if found == 0 && typed.plain && typed.kind != Kind::Inserts {
             // Its entry may do nothing any more, and has no number: but it is this client's.
             let index = usize::try_from(version).ok().and_then(|version| version.checked_sub(1));

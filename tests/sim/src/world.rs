@@ -24,6 +24,10 @@ use crate::{
 
 /// Rounds after which everything has come to rest, or never does.
 const ROUNDS_MAX: usize = 600;
+/// What may pass at once where rows get old: so that rows of gateways go where there are many; so that they go with a save;
+/// so that all rows do.
+const AGES_MS: [u64; 3] = [15 * 60_000, 2 * 3_600_000, 8 * DAY_MS];
+const DAY_MS: u64 = 24 * 3_600_000;
 /// Things that happen to pods in a run, at most: a run with more would never end.
 const STEPS_MAX: usize = 100_000;
 
@@ -63,6 +67,8 @@ pub(crate) struct World {
     pub(crate) edits: Edits,
     /// What pods hold of a history that was lost, and have to put back, by token.
     pub(crate) owed: std::collections::BTreeSet<(usize, u32)>,
+    /// Somebody was told that the table of clients is full.
+    pub(crate) overloaded: bool,
     /// Nothing fails any more, and nobody types.
     pub(crate) calm: bool,
     pub(crate) recorder: Option<Recorder>,
@@ -118,6 +124,7 @@ impl World {
             tokens: 0,
             edits: Edits::default(),
             owed: std::collections::BTreeSet::new(),
+            overloaded: false,
             calm: false,
             recorder: options.record.then(Recorder::default),
             forgets_lost: options.forgets_lost,
@@ -185,6 +192,12 @@ impl World {
         if self.random.one_in(200) {
             self.now_ms += 31_000;
         }
+        if self.profile.ages {
+            let mut random = self.schedule.random_of(Fault::Rows, event);
+            if random.one_in(100) {
+                self.age(AGES_MS[random.below(AGES_MS.len())]);
+            }
+        }
         let runs = !self.pods[pod].paused;
         match kind {
             0..200 => self.type_something(client)?,
@@ -210,6 +223,19 @@ impl World {
             _ => {}
         }
         Ok(())
+    }
+
+    /// Much time passes. No call is on its way for so long, and no lost primary goes on.
+    fn age(&mut self, ms: u64) {
+        self.lost_primary = None;
+        while !self.ghosts.is_empty() {
+            self.haunt();
+        }
+        for pod in 0..self.pods.len() {
+            self.meet_new_primary(pod);
+            self.finish_commits(pod);
+        }
+        self.now_ms += ms;
     }
 
     /// The client is away for long, or is back.
@@ -261,6 +287,10 @@ impl World {
                     busy = true;
                 }
             }
+            if std::mem::take(&mut self.overloaded) {
+                // Who finds no room comes back again and again; some day there is some.
+                self.now_ms += DAY_MS;
+            }
             let behind = self.pods.iter().any(|pod| pod.document.head().version != self.store.version());
             let waiting = self.clients.iter().any(|client| !client.live || !client.pending.is_empty());
             if behind && round % 8 == 7 {
@@ -268,6 +298,7 @@ impl World {
                 self.now_ms += 6_000;
             }
             if !busy && !behind && !waiting {
+                self.counts.meet_times(Met::Forgotten, self.store.forgotten());
                 return Ok(());
             }
             if !busy && waiting && round % 4 == 3 {
@@ -317,9 +348,12 @@ impl World {
             Code::StoreUnavailable => self.counts.meet(Met::Unavailable),
             Code::OpInvalid => self.counts.meet(Met::Garbage),
             Code::VersionTooOld => self.counts.meet(Met::BelowFloor),
+            Code::Overloaded => {
+                self.overloaded = true;
+                self.counts.meet(Met::Overloaded);
+            }
             Code::BadRequest
             | Code::RateLimited
-            | Code::Overloaded
             | Code::SeqGap
             | Code::VersionAhead
             | Code::AccessDenied

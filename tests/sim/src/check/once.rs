@@ -9,11 +9,12 @@ use std::{
     sync::Arc,
 };
 
-use document::{Entry, Version};
+use document::Entry;
 
 use crate::{
     client::Broken,
     edits::{Kind, Typed},
+    store::Kept,
     typing::{marks_of, tokens_of},
     world::World,
 };
@@ -30,22 +31,23 @@ pub(crate) fn tokens_in_log(world: &World) -> Vec<u32> {
     tokens
 }
 
-/// Every number of every client once, in order and without gaps.
+/// Every number of every client once, in order and without gaps; from 1 again where the store has forgotten it.
 fn numbers(world: &World) -> Result<(), Broken> {
-    let mut last: BTreeMap<(Arc<str>, bool), u64> = BTreeMap::new();
+    let mut last: BTreeMap<(Arc<str>, bool), (u64, u64)> = BTreeMap::new();
     for kept in &world.store.all {
         let identity = &kept.payload.identity;
-        let last = last.entry((identity.id.clone(), identity.by_gateway)).or_default();
-        *last += 1;
-        if identity.seq != *last {
+        let (last, last_ms) = last.entry((identity.id.clone(), identity.by_gateway)).or_default();
+        let is_forgotten = kept.time_ms - *last_ms > world.store.remembered_ms(identity);
+        if identity.seq != *last + 1 && !(is_forgotten && identity.seq == 1) {
             return Err(Broken(format!(
-                "version {} is edit {} of {}, not {last}",
+                "version {} is edit {} of {}, which had {last}",
                 kept.at.version, identity.seq, identity.id
             )));
         }
+        (*last, *last_ms) = (identity.seq, kept.time_ms);
     }
     for client in world.clients.iter().filter(|client| !client.plain) {
-        let last = last.get(&(client.id.clone(), false)).copied().unwrap_or(0);
+        let last = last.get(&(client.id.clone(), false)).map_or(0, |(last, _)| *last);
         if last != client.seq {
             return Err(Broken(format!("{} has made {} edits, the log has {last}", client.id, client.seq)));
         }
@@ -55,20 +57,22 @@ fn numbers(world: &World) -> Result<(), Broken> {
 
 /// Every edit at most once; once if its client keeps it until it is confirmed, or was told that it is saved.
 fn edits(world: &World) -> Result<(), Broken> {
-    let mut versions: BTreeMap<u32, Vec<Version>> = BTreeMap::new();
+    let mut entries: BTreeMap<u32, Vec<&Kept<Entry>>> = BTreeMap::new();
     for kept in &world.store.all {
         let found = world.edits.in_entry(&kept.payload);
         is_what_was_typed(world, &kept.payload, &found)
             .map_err(|wrong| Broken(format!("version {} {wrong}: {:?}", kept.at.version, kept.payload)))?;
-        found.into_iter().for_each(|token| versions.entry(token).or_default().push(kept.at.version));
+        found.into_iter().for_each(|token| entries.entry(token).or_default().push(kept));
     }
     for (token, typed) in &world.edits.typed {
-        let found = versions.get(token).map_or(&[][..], Vec::as_slice);
+        let found = entries.get(token).map_or(&[][..], Vec::as_slice);
+        let count = world.edits.count(*token, &world.store, found.iter().copied());
         let owed = is_owed(world, *token, typed);
         let least = usize::from(owed || is_kept(world, *token, typed));
-        if found.len() > typed.most(world.era) || found.len() < least {
+        if count > typed.most(world.era) || count < least {
+            let versions: Vec<_> = found.iter().map(|kept| kept.at.version).collect();
             let owed = if owed { ", which a pod had to put back," } else { "" };
-            return Err(Broken(format!("token {token} of {typed:?}{owed} is in versions {found:?}")));
+            return Err(Broken(format!("token {token} of {typed:?}{owed} is in versions {versions:?}")));
         }
     }
     Ok(())

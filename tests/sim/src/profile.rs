@@ -104,7 +104,26 @@ impl Profile {
         if has(Fault::Rows) {
             profile.draw_rows(schedule.random_of(Fault::Rows, u32::MAX));
         }
+        if has(Fault::Bytes) {
+            profile.draw_bytes(schedule.random_of(Fault::Bytes, u32::MAX));
+        }
         profile
+    }
+
+    /// Bounds in bytes, each in some runs. An entry is some 200 bytes in the log, some 130 in a window, and 30 without its
+    /// names.
+    fn draw_bytes(&mut self, mut random: Random) {
+        let mut draw = |bound: &mut usize, least: usize, more: usize| {
+            let bytes = least + random.below(more);
+            if random.one_in(3) {
+                *bound = bytes;
+            }
+        };
+        draw(&mut self.rules.window_bytes, 200, 2_500);
+        draw(&mut self.rules.tail_bytes, 1, 1_000);
+        draw(&mut self.settings.batch_bytes, 1, 1_000);
+        draw(&mut self.settings.held_bytes, 1, 150);
+        draw(&mut self.settings.join_bytes, 1, 1_000);
     }
 
     /// How many rows the store keeps, and whether they get old.

@@ -58,10 +58,12 @@ pub enum Fault {
     Namesake,
     /// Tables of clients have little room, and days pass in which rows are forgotten.
     Rows,
+    /// What is bounded in bytes has room for a few edits.
+    Bytes,
 }
 
 /// All of them, by name.
-pub const FAULTS: [(&str, Fault); 23] = [
+pub const FAULTS: [(&str, Fault); 24] = [
     ("crash", Fault::Crash),
     ("pause", Fault::Pause),
     ("disconnect", Fault::Disconnect),
@@ -85,11 +87,12 @@ pub const FAULTS: [(&str, Fault); 23] = [
     ("old-primary", Fault::OldPrimary),
     ("namesake", Fault::Namesake),
     ("rows", Fault::Rows),
+    ("bytes", Fault::Bytes),
 ];
 
 /// Kinds that came later than the others, and draw their numbers from streams of their own: without them the run of a
 /// seed is what it was before they came.
-const NEWER: [Fault; 1] = [Fault::Rows];
+const NEWER: [Fault; 2] = [Fault::Rows, Fault::Bytes];
 
 /// A set of faults.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]

@@ -89,6 +89,7 @@ impl World {
             profile.settings.window_entries = document::Settings::default().window_entries;
             profile.settings.window_bytes = document::Settings::default().window_bytes;
             profile.rules.window_entries = profile.settings.window_entries as u64;
+            profile.rules.window_bytes = profile.settings.window_bytes;
         }
         if options.compare_and_set {
             profile.settings.batch_entries = 1;

@@ -151,6 +151,7 @@ pub async fn assemble(config: &Config, live: watch::Receiver<Live>, backend: Bac
         lease: lease.clone(),
         settings: Settings {
             max_document_bytes: config.document_bytes_max,
+            max_edit_bytes: config.edit_bytes_max,
             // Alone there is nobody else to keep anything: a promise beyond `async` is refused with the flags.
             durable_acks: config.redis.as_ref().is_some_and(|redis| redis.durability != Durability::Async),
             ..Settings::default()

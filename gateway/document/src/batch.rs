@@ -305,6 +305,12 @@ impl Document {
         if growth.bytes > 0 && rope.bytes().saturating_add_signed(growth.bytes) > most {
             return Err(refusal(Code::DocumentTooLarge, format!("the document would be larger than {most} bytes")));
         }
+        // Its own size, after all that it was carried over: formatting that is taken away makes no document larger.
+        let most = self.settings.sent_entry_bytes();
+        if ops.weight_bytes() > most {
+            let message = format!("others have cut what it changes: the edit would be larger than {most} bytes now");
+            return Err(refusal(Code::DocumentTooLarge, message));
+        }
         Ok(growth)
     }
 

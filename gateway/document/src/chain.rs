@@ -71,7 +71,7 @@ impl Chain {
     /// Forgets the pending edits from the `index`th on; gives them back.
     pub(crate) fn cut(&mut self, index: usize) -> VecDeque<Own> {
         let gone = self.pending.split_off(index.min(self.pending.len()));
-        self.pending_bytes = self.pending.iter().map(|own| own.ops.weight_bytes()).sum();
+        self.pending_bytes = self.pending.iter().map(|own| own.ops.held_bytes()).sum();
         gone
     }
 
@@ -93,7 +93,7 @@ impl Chain {
         } else {
             own.ops = self.carry(history, version, history.head().version, own.ops)?;
         }
-        self.pending_bytes += own.ops.weight_bytes();
+        self.pending_bytes += own.ops.held_bytes();
         self.pending.push_back(own);
         Ok(())
     }
@@ -120,7 +120,7 @@ impl Chain {
         let version = entry.at.version;
         if self.pending.front().is_some_and(|own| own.identity == entry.identity) {
             let own = self.pending.pop_front()?;
-            self.pending_bytes = self.pending_bytes.saturating_sub(own.ops.weight_bytes());
+            self.pending_bytes = self.pending_bytes.saturating_sub(own.ops.held_bytes());
             self.changed.insert(version, None);
             self.forget_below(history.floor());
             return Some(own);
@@ -136,8 +136,8 @@ impl Chain {
                 entry_ops = own.ops.transform(&entry_ops, opposite(history.tie()));
             }
             own.ops = carried;
-            // Carrying changes what an edit weighs; a sum that kept the old weights would only grow.
-            pending_bytes += own.ops.weight_bytes();
+            // Carrying changes what an edit holds; a sum that kept the old figures would only grow.
+            pending_bytes += own.ops.held_bytes();
         }
         self.pending_bytes = pending_bytes;
         self.changed.insert(version, Some(Arc::new(entry_ops)));

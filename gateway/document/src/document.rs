@@ -365,6 +365,7 @@ impl Document {
             || self.healing.is_some()
             || self.away_since_ms.is_some()
             || self.flight.is_some() && last_left
+            || !self.history.is_storable(&self.settings)
         {
             return;
         }

@@ -153,13 +153,15 @@ impl Document {
     pub(crate) fn settle_healing(&mut self) {
         let head = self.head().version;
         let rope = self.history.rope();
+        let most = self.settings.sent_entry_bytes();
         let Some(healing) = &mut self.healing else { return };
+        let is_fit = |ops: &Delta| ops.weight_bytes() <= most && rope.growth(ops).is_ok();
         let mut logged = Vec::new();
         // What the store calls logged without showing it lies before the point that both histories have.
         while let Some(version) = healing.list.front().and_then(|lost| lost.logged_as.filter(|at| *at <= head)) {
             logged.extend(healing.remove(0).map(|lost| (lost, version)));
         }
-        while healing.list.front().is_some_and(|lost| !lost.sent && rope.growth(&lost.ops).is_err()) {
+        while healing.list.front().is_some_and(|lost| !lost.sent && !is_fit(&lost.ops)) {
             healing.give_up(0);
         }
         if healing.list.is_empty() {

@@ -294,6 +294,9 @@ impl Document {
         if !connection.inbox.is_empty() || !connection.chain.pending().is_empty() {
             return;
         }
+        if self.needs_large_content(connection) {
+            return self.end_join(id, self.too_large(), now_ms);
+        }
         if wants_newline && !self.history.rope().ends_with_newline() {
             self.newline_wanted = true;
             return;
@@ -339,6 +342,20 @@ impl Document {
         }
     }
 
+    /// Whether a join can only be answered with content that is too large, which text never is.
+    fn needs_large_content(&self, connection: &Connection) -> bool {
+        let Stage::Joining(joining) = &connection.stage else { return false };
+        self.history.rope().bytes() > self.settings.sent_document_bytes()
+            && joining.form != Form::Text
+            && self.entries_for(connection, joining).is_none()
+    }
+
+    fn too_large(&self) -> Refusal {
+        let most = self.settings.sent_document_bytes();
+        let message = format!("the document has more than {most} bytes with its formatting; join it as text");
+        refusal(Code::DocumentTooLarge, message)
+    }
+
     /// Every entry after what the client has, if it can go on from there.
     fn entries_for(&self, connection: &Connection, joining: &Joining) -> Option<Vec<Arc<Canonical>>> {
         let version = joining.version?;
@@ -351,6 +368,9 @@ impl Document {
             let own = entry.client_id == connection.client_id;
             let same_session = joining.last_session.as_ref() == Some(&entry.session);
             if own && !same_session && self.settings.mutation != Mutation::NoSessions {
+                return None;
+            }
+            if !self.is_sendable(entry) {
                 return None;
             }
             bytes += weight_bytes(entry);

@@ -122,6 +122,9 @@ impl Document {
                 connection.chain.learn(&self.history, entry, mutation);
             }
         }
+        if !self.is_sendable(entry) {
+            overtaken.append(&mut others);
+        }
         if !others.is_empty() {
             self.out.push(Command::Send { to: others, event: Event::Edit(entry.clone()) });
         }
@@ -142,6 +145,11 @@ impl Document {
         for id in shown {
             self.show_waiting_cursor(id);
         }
+    }
+
+    /// Whether an entry is small enough to be sent; whoever should get another joins again.
+    pub(crate) fn is_sendable(&self, entry: &Canonical) -> bool {
+        entry.ops.weight_bytes() <= self.settings.sent_entry_bytes()
     }
 
     /// The client's session cannot go on: what it sent and is not in the log is dropped, it joins again.

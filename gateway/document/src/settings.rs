@@ -8,6 +8,8 @@ pub struct Settings {
     /// Largest document; an edit that would make it larger is refused. What other pods have under way at that time is not
     /// known, and may make it larger.
     pub max_document_bytes: usize,
+    /// Largest edit of a client.
+    pub max_edit_bytes: usize,
     /// Most canonical forms kept below the head, so that late edits can be carried over what they missed.
     pub window_entries: usize,
     /// Most bytes of them, once the store knows that older bases are refused; the last one is always kept.
@@ -76,6 +78,7 @@ impl Default for Settings {
     fn default() -> Self {
         Self {
             max_document_bytes: 4 << 20,
+            max_edit_bytes: 1 << 20,
             window_entries: 512,
             window_bytes: 1 << 20,
             snapshot_tail_bytes: 64 << 10,
@@ -103,6 +106,17 @@ impl Settings {
     /// on what has become of this one.
     pub(crate) fn head_room_bytes(&self) -> usize {
         self.max_document_bytes / 8
+    }
+
+    /// A larger form of an entry is sent to nobody, however small what it was made of is: who should get it joins again.
+    pub(crate) fn sent_entry_bytes(&self) -> usize {
+        self.max_edit_bytes.saturating_mul(16)
+    }
+
+    /// A larger document, which only edits that other pods had under way can have made, is given to nobody and stored by
+    /// nobody but as text and as the log, until edits have made it smaller.
+    pub(crate) fn sent_document_bytes(&self) -> usize {
+        self.max_document_bytes.saturating_mul(4)
     }
 }
 

@@ -29,7 +29,9 @@ pub(crate) struct History {
     head: Point,
     /// Contiguous, oldest first, the last one at `head`.
     canon: VecDeque<Arc<Canonical>>,
+    /// What they take as they are sent and stored, and where formatting is shared.
     canon_bytes: usize,
+    canon_held_bytes: usize,
     /// What they take in memory.
     canon_memory_bytes: usize,
     rope_memory: Measured,
@@ -67,6 +69,7 @@ impl History {
             rope,
             head: snapshot.at,
             canon_bytes: canon.iter().map(|canonical| weight_bytes(canonical)).sum(),
+            canon_held_bytes: canon.iter().map(|canonical| canonical.ops.held_bytes()).sum(),
             canon_memory_bytes: canon.iter().map(|canonical| memory_bytes(canonical)).sum(),
             canon,
             below,
@@ -153,10 +156,11 @@ impl History {
         });
         let bytes = weight_bytes(&canonical);
         self.head = logged.at.clone();
-        self.canon.push_back(canonical.clone());
         self.canon_bytes += bytes;
+        self.canon_held_bytes += canonical.ops.held_bytes();
         self.canon_memory_bytes += memory_bytes(&canonical);
         self.rope_memory.follow(&self.rope);
+        self.canon.push_back(canonical.clone());
         self.tail_entries += 1;
         self.tail_bytes += bytes;
         self.trim();
@@ -198,6 +202,12 @@ impl History {
         self.tail_entries / times > settings.snapshot_tail_entries || self.tail_bytes / times > most_bytes
     }
 
+    /// Whether a snapshot of it is of bounded size.
+    pub(crate) fn is_storable(&self, settings: &Settings) -> bool {
+        self.rope.bytes() <= settings.sent_document_bytes()
+            && self.canon_bytes <= hard_window_bytes(self.window_bytes).max(settings.sent_entry_bytes())
+    }
+
     /// How much came since the last snapshot.
     pub(crate) fn tail(&self) -> (usize, usize) {
         (self.tail_entries, self.tail_bytes)
@@ -234,10 +244,11 @@ impl History {
         while self.canon.len() > 1
             && (self.canon.len() > self.window_entries
                 || (self.canon_bytes > self.window_bytes && self.floor() < self.settled_floor)
-                || self.canon_bytes > hard_window_bytes(self.window_bytes))
+                || self.canon_held_bytes > hard_window_bytes(self.window_bytes))
         {
             if let Some(gone) = self.canon.pop_front() {
                 self.canon_bytes = self.canon_bytes.saturating_sub(weight_bytes(&gone));
+                self.canon_held_bytes = self.canon_held_bytes.saturating_sub(gone.ops.held_bytes());
                 self.canon_memory_bytes = self.canon_memory_bytes.saturating_sub(memory_bytes(&gone));
                 self.below = Some(gone.at.clone());
             }

@@ -11,7 +11,7 @@ use std::{cmp::Ordering, fmt, sync::Arc};
 
 use serde_json::{Map, Number, Value};
 
-use crate::delta::value_weight_bytes;
+use crate::delta::{escape_bytes, text_escape_bytes, value_weight_bytes};
 
 /// Formatting of an insert or a retain. `null` removes an attribute. A clone shares everything; numbers are in one form
 /// (`1.0` is `1`, as in JavaScript).
@@ -57,7 +57,7 @@ impl Attributes {
         Arc::ptr_eq(&self.0, &other.0)
     }
 
-    /// Bytes that it takes in JSON, but for escapes.
+    /// Bytes that it takes in JSON.
     pub(crate) fn weight_bytes(&self) -> usize {
         self.0.weight_bytes
     }
@@ -98,8 +98,9 @@ impl fmt::Debug for Attributes {
 impl Attribute {
     fn new(name: String, mut value: Value) -> Self {
         unify_numbers(&mut value);
-        // Its quotes, a colon and a comma.
-        Self { weight_bytes: name.len() + 4 + value_weight_bytes(&value), name, value }
+        // It may be written any number of times, so escapes count, and the quotes, colon and comma.
+        let escapes = text_escape_bytes(&name) + escape_bytes(&value);
+        Self { weight_bytes: name.len() + 4 + value_weight_bytes(&value) + escapes, name, value }
     }
 }
 

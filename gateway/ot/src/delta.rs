@@ -160,10 +160,22 @@ impl Delta {
         out
     }
 
-    /// Bytes that its components take in JSON, roughly (texts and values exactly but for escapes): what size limits of
-    /// buffers are counted in.
+    /// Bytes that its components take in JSON, roughly (texts and embeds but for escapes): what size limits of messages are
+    /// counted in.
     pub fn weight_bytes(&self) -> usize {
         self.ops.iter().map(Op::weight_bytes).sum::<usize>() + 2
+    }
+
+    /// The same, but formatting that components share is counted once: what size limits of memory are counted in.
+    pub fn held_bytes(&self) -> usize {
+        let mut last: Option<&Attributes> = None;
+        let mut shared = 0;
+        for attributes in self.ops.iter().filter_map(Op::attributes) {
+            if last.replace(attributes).is_some_and(|last| last.is_shared_with(attributes)) {
+                shared += attributes.weight_bytes();
+            }
+        }
+        self.weight_bytes() - shared
     }
 
     /// Appends one component as quill-delta's `push` does. Components of length zero are ignored.
@@ -224,4 +236,24 @@ pub(crate) fn value_weight_bytes(value: &Value) -> usize {
         Value::Array(values) => 2 + values.iter().map(|v| value_weight_bytes(v) + 1).sum::<usize>(),
         Value::Object(map) => 2 + map.iter().map(|(k, v)| k.len() + 4 + value_weight_bytes(v)).sum::<usize>(),
     }
+}
+
+/// What escapes add to a value in JSON.
+pub(crate) fn escape_bytes(value: &Value) -> usize {
+    match value {
+        Value::Null | Value::Bool(_) | Value::Number(_) => 0,
+        Value::String(text) => text_escape_bytes(text),
+        Value::Array(values) => values.iter().map(escape_bytes).sum(),
+        Value::Object(map) => map.iter().map(|(key, value)| text_escape_bytes(key) + escape_bytes(value)).sum(),
+    }
+}
+
+pub(crate) fn text_escape_bytes(text: &str) -> usize {
+    let added = text.bytes().map(|byte| match byte {
+        b'"' | b'\\' | b'\n' | b'\r' | b'\t' | 0x08 | 0x0c => 1,
+        // `\u0000`
+        0..0x20 => 5,
+        _ => 0,
+    });
+    added.sum()
 }

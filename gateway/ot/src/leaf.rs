@@ -10,7 +10,7 @@ use crate::{
     attributes::Held,
     byte_index,
     delta::value_weight_bytes,
-    memory::{attributes_memory_bytes, beside_value},
+    memory::{Formatting, beside_value},
     size::Run,
     utf16_length,
 };
@@ -84,13 +84,13 @@ impl Piece {
         Run::new(matches!(self.content, Content::Embed(_)), self.attributes.as_ref())
     }
 
-    /// What it takes in memory.
+    /// What it takes in memory, but for its formatting.
     fn memory_bytes(&self) -> usize {
         let content = match &self.content {
             Content::Text(text) => text.capacity(),
             Content::Embed(value) => size_of::<Value>() + beside_value(value),
         };
-        size_of::<Self>() + content + self.attributes.as_ref().map_or(0, attributes_memory_bytes)
+        size_of::<Self>() + content
     }
 
     pub(crate) fn to_op(&self) -> Op {
@@ -164,7 +164,12 @@ impl Leaf {
     }
 
     pub(crate) fn memory_bytes(&self) -> usize {
-        size_of::<Self>() + self.pieces.iter().map(Piece::memory_bytes).sum::<usize>()
+        let mut formatting = Formatting::default();
+        let pieces = self.pieces.iter();
+        size_of::<Self>()
+            + pieces
+                .map(|piece| piece.memory_bytes() + formatting.memory_bytes(piece.attributes.as_ref()))
+                .sum::<usize>()
     }
 
     pub(crate) fn piece(&self, index: usize) -> Option<&Piece> {

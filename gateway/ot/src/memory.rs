@@ -18,26 +18,38 @@ impl Delta {
     /// About how many bytes it takes in memory.
     pub fn memory_bytes(&self) -> usize {
         let ops = self.ops.capacity() * size_of::<Op>() + BLOCK_BYTES;
-        ops + self.ops.iter().map(beside_op).sum::<usize>()
+        let mut formatting = Formatting::default();
+        ops + self.ops.iter().map(|op| beside_op(op) + formatting.memory_bytes(op.attributes())).sum::<usize>()
     }
 }
 
-/// What a component has outside of itself.
+/// What the content of a component has outside of itself.
 fn beside_op(op: &Op) -> usize {
-    let content = match op {
+    match op {
         Op::Insert { text, .. } => text.capacity() + BLOCK_BYTES,
         Op::Embed { value, .. } => beside_value(value),
         Op::Retain { .. } | Op::Delete { .. } => 0,
-    };
-    content + op.attributes().map_or(0, attributes_memory_bytes)
+    }
 }
 
-/// A formatting, counted at each place that it stands at although copies share it: most have one.
-pub(crate) fn attributes_memory_bytes(attributes: &Attributes) -> usize {
-    // The list, which has a pointer for each attribute, and these with their names.
-    const EACH_BYTES: usize = size_of::<usize>() + size_of::<(usize, String, Value)>() + 2 * BLOCK_BYTES;
-    let attributes = attributes.iter().map(|(name, value)| EACH_BYTES + name.len() + beside_value(value));
-    2 * BLOCK_BYTES + attributes.sum::<usize>()
+/// The formatting of neighbours, counted once where they share it.
+#[derive(Debug, Default)]
+pub(crate) struct Formatting<'a> {
+    last: Option<&'a Attributes>,
+}
+
+impl<'a> Formatting<'a> {
+    /// What the next one takes.
+    pub(crate) fn memory_bytes(&mut self, next: Option<&'a Attributes>) -> usize {
+        // The list, which has a pointer for each attribute, and these with their names.
+        const EACH_BYTES: usize = size_of::<usize>() + size_of::<(usize, String, Value)>() + 2 * BLOCK_BYTES;
+        let Some(next) = next else { return 0 };
+        if self.last.replace(next).is_some_and(|last| last.is_shared_with(next)) {
+            return 0;
+        }
+        let attributes = next.iter().map(|(name, value)| EACH_BYTES + name.len() + beside_value(value));
+        2 * BLOCK_BYTES + attributes.sum::<usize>()
+    }
 }
 
 /// What a value has outside of itself.
@@ -71,6 +83,22 @@ mod tests {
         let rope = Rope::from_delta(&Delta::new().insert(&"x".repeat(1 << 20), None)).expect("a document");
         let memory = rope.memory_bytes();
         assert!((1 << 20..1_400_000).contains(&memory), "{memory}");
+    }
+
+    #[test]
+    fn formatting_that_neighbours_share_is_counted_once() {
+        let long = json!({"comment": "x".repeat(4000)}).as_object().cloned().map(Attributes::from);
+        let mut rope = Rope::from_delta(&Delta::new().insert(&"x".repeat(100), long)).expect("a document");
+        let before = rope.memory_bytes();
+        for at in (1..100).rev() {
+            rope.apply(&Delta::new().retain(at, None).insert("-", None)).expect("it fits");
+        }
+        assert!(
+            rope.bytes() > 100 * 4000 && rope.memory_bytes() < 20 * before,
+            "{} of {}",
+            rope.memory_bytes(),
+            rope.bytes()
+        );
     }
 
     #[test]

@@ -211,6 +211,8 @@ fn locate(ops: &[Op], invalid: Invalid) -> String {
 
 #[cfg(test)]
 mod tests {
+    use serde_json::json;
+
     use super::*;
 
     fn round(json: &str) -> String {
@@ -269,6 +271,20 @@ mod tests {
         ] {
             let message = parse(json).unwrap_err();
             assert!(message.contains(part), "{json} gives {message:?}");
+        }
+    }
+
+    #[test]
+    fn formatting_weighs_what_it_takes_as_json() {
+        for name in ["bold", "q\"\n\u{1}", "用😀"] {
+            for value in [json!("a\\b\u{7f}\u{1f}\t"), json!([1.5, null, {"x\r": "\u{0}"}]), json!(true)] {
+                let attributes: Attributes = [(name.to_owned(), value.clone())].into_iter().collect();
+                let delta = Delta::new().retain(1000, Some(attributes));
+                let written = serde_json::to_string(&DeltaJson(&delta)).unwrap();
+                // But for a comma here and there.
+                let more = delta.weight_bytes().checked_sub(written.len());
+                assert!(more.is_some_and(|more| more < 8), "{} for {written}", delta.weight_bytes());
+            }
         }
     }
 

@@ -52,8 +52,11 @@ impl Profile {
         let small_window = random.one_in(3);
         let small_document = random.below(3) > 0;
         let room = random.below(150);
+        // Drawn apart, so that seeds which failed once keep their meaning.
+        let small_entries = Random::new(schedule.seed ^ 0x517E).one_in(4);
         let settings = Settings {
             max_document_bytes: if small_document && has(Fault::Small) { 150 + room } else { 1 << 20 },
+            max_edit_bytes: if small_entries && has(Fault::Small) { 6 } else { 1 << 20 },
             window_entries: window,
             window_bytes: if small_window { 500 + random.below(600) } else { 1 << 20 },
             snapshot_tail_entries: if has(Fault::Trim) { 3 + random.below(8) } else { 100_000 },

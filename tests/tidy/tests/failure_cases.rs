@@ -6,7 +6,7 @@
 use std::fs;
 
 /// Cases of the list; one may be added, none taken away.
-const CASES: usize = 27;
+const CASES: usize = 28;
 
 #[test]
 fn every_failure_has_a_test_that_exists() {

@@ -27,8 +27,9 @@ pub mod typing;
 mod world;
 
 pub use counts::{Counts, Met};
-use document::Mutation;
+use document::{Logged, Mutation};
 pub use minimise::minimise;
+use ot::Delta;
 pub use schedule::{FAULTS, Fault, Faults, Schedule};
 pub use store::BrokenRule;
 
@@ -62,6 +63,12 @@ pub struct Outcome {
     pub record: Vec<String>,
     /// The tokens in the log, as often as they are in it, sorted.
     pub tokens: Vec<u32>,
+    /// What the document began with.
+    pub root: Delta,
+    /// The log.
+    pub log: Vec<Logged>,
+    /// What everybody shows.
+    pub content: Delta,
 }
 
 /// Plays one run.
@@ -83,8 +90,11 @@ pub fn run(schedule: &Schedule, options: &Options) -> Result<Outcome, String> {
     match go() {
         Ok(()) => {
             let tokens = check::tokens_in_log(&world);
+            let root = world.store_root();
+            let log = log::logged(world.store.all.clone());
+            let content = world.pods.first().map(|pod| pod.document.content()).unwrap_or_default();
             let record = world.recorder.map(|recorder| recorder.lines).unwrap_or_default();
-            Ok(Outcome { counts: world.counts, record, tokens })
+            Ok(Outcome { counts: world.counts, record, tokens, root, log, content })
         }
         Err(broken) => Err(broken.0),
     }

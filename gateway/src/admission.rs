@@ -1,7 +1,7 @@
 //! Who gets in: decided before anything was spent on the client.
 //!
-//! In: arrivals on the port, upgrade requests with the ticket that came along, the live settings. Out: a [`Seat`], or for
-//! how long to stay away. The bucket of new connections keeps its last quarter, and the pod its last places, for those who
+//! In: upgrade requests with the ticket that came along, the live settings. Out: when the next arrival may be accepted, a
+//! [`Seat`], or for how long to stay away. The bucket of new connections keeps its last quarter, and the pod its last places, for those who
 //! come back with a resume ticket (`tickets.rs`): in a storm people who were editing get in before people who log in.
 
 use std::{
@@ -34,13 +34,15 @@ const USES_WINDOW: Duration = Duration::from_secs(60);
 /// Bearers that are remembered; no pod admits more within the window. Beyond it tickets count as none.
 const BEARERS_MAX: usize = 65_536;
 /// Arrivals a second for each admission a second. A refusal over plain TCP costs microseconds, so that many may hear
-/// when to come back; beyond it sockets are closed unheard.
+/// when to come back; beyond it they wait in the kernel's backlog: whoever was accepted is answered.
 const ARRIVALS_PLAIN: u32 = 10;
 /// The same where each arrival costs a TLS handshake, which is most of the cost of a connection. Not 1: the ticket comes
 /// inside, so that those who have one must get through the handshake.
 const ARRIVALS_TLS: u32 = 2;
-/// As many arrivals as for so many admissions a second are heard however few are admitted: also where the rate is 0 clients
-/// are told when to come back.
+/// Shorter sleeps than the clock's step would only spin.
+const TURN_MIN: Duration = Duration::from_millis(1);
+/// As many arrivals as for so many admissions a second are accepted however few are admitted: also where the rate is 0
+/// clients are told when to come back, and the next one is never more than a twentieth of a second away.
 const HEARD_AS_FOR_MIN: u32 = 10;
 
 /// What an arrival costs before its request can be read.
@@ -123,18 +125,21 @@ impl Admission {
         self.draining.store(false, Ordering::Release);
     }
 
-    /// Whether a TCP connection that was just accepted is worth its handshake; if not, it is to be closed unheard.
-    pub fn arrives(&self, arrival: Arrival) -> bool {
+    /// Waits until one more TCP connection may be accepted. Dropping it gives nothing away.
+    pub async fn next_arrival(&self, arrival: Arrival) {
         let factor = match arrival {
             Arrival::Plain => ARRIVALS_PLAIN,
             Arrival::Tls => ARRIVALS_TLS,
         };
-        let rate = heard(self.live.borrow().accept_rate, factor);
-        let is_in = lock(&self.arrivals).take(rate, 0, Instant::now());
-        if !is_in {
-            self.metrics.refuse("arrivals");
+        let mut is_delayed = false;
+        loop {
+            let rate = heard(self.live.borrow().accept_rate, factor);
+            let Err(wait) = lock(&self.arrivals).take_or_wait(rate, Instant::now()) else { return };
+            if !std::mem::replace(&mut is_delayed, true) {
+                self.metrics.arrivals_delayed.inc();
+            }
+            tokio::time::sleep(wait).await;
         }
-        is_in
     }
 
     /// A place for a client whose upgrade is in order.
@@ -216,6 +221,14 @@ impl Bucket {
             self.tokens -= 1.0;
         }
         has_one
+    }
+
+    /// Takes one, or tells after what time there is one. The rate is not 0.
+    fn take_or_wait(&mut self, rate: u32, now: Instant) -> Result<(), Duration> {
+        if self.take(rate, 0, now) {
+            return Ok(());
+        }
+        Err(Duration::from_secs_f64((1.0 - self.tokens).max(0.0) / f64::from(rate.max(1))).max(TURN_MIN))
     }
 }
 
@@ -374,26 +387,35 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn arrivals_beyond_a_multiple_of_the_rate_are_not_heard() {
+    async fn arrivals_beyond_a_multiple_of_the_rate_wait_to_be_accepted() {
         let stage = stage(10, 10);
-        let heard = |arrival| (0..500).filter(|_| stage.admission.arrives(arrival)).count();
-        assert_eq!(heard(Arrival::Plain), 100);
-        tokio::time::advance(Duration::from_secs(1)).await;
-        assert_eq!(heard(Arrival::Tls), 20);
-        let text = stage.admission.metrics.text();
-        assert!(text.contains("collab_gateway_connections_refused_total{reason=\"arrivals\"} 880"), "{text}");
+        let accepted = async |arrival, time| {
+            let (mut count, until) = (0, Instant::now() + time);
+            while tokio::time::timeout_at(until, stage.admission.next_arrival(arrival)).await.is_ok() {
+                count += 1;
+            }
+            count
+        };
+        assert_eq!(accepted(Arrival::Plain, Duration::ZERO).await, 100, "one second's worth at once");
+        let later = accepted(Arrival::Plain, Duration::from_secs(2)).await;
+        assert!((190..=200).contains(&later), "{later}");
+        let over_tls = accepted(Arrival::Tls, Duration::from_secs(2)).await;
+        assert!((38..=40).contains(&over_tls), "{over_tls}");
+        assert!(stage.admission.metrics.arrivals_delayed.get() > 200);
     }
 
     #[tokio::test(start_paused = true)]
-    async fn at_a_rate_of_zero_nobody_is_admitted_and_everybody_is_heard() {
+    async fn at_a_rate_of_zero_nobody_is_admitted_and_everybody_is_accepted() {
         let mut stage = stage(10, 500);
         stage.settings.send_modify(|live| live.accept_rate = 0);
-        assert!((0..100).all(|_| stage.admission.arrives(Arrival::Plain)));
+        for _ in 0..150 {
+            let next = stage.admission.next_arrival(Arrival::Plain);
+            tokio::time::timeout(Duration::from_millis(50), next).await.expect("soon");
+        }
         for _ in 0..2 {
             assert_eq!(stage.enter_with_tickets(10), (0, Some(Later::Rate)));
             tokio::time::advance(Duration::from_secs(60)).await;
         }
-        assert!((0..20).all(|_| stage.admission.arrives(Arrival::Tls)));
     }
 
     #[test]

@@ -11,7 +11,7 @@ use prometheus_client::{
 /// From half a millisecond to ten seconds.
 const SECONDS_BUCKETS: [f64; 14] = [0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0];
 
-/// Why a connection was refused, in the order in which it can happen: `arrivals`, `unheard`, `tls`, `bad_http`,
+/// Why a connection was refused, in the order in which it can happen: `unheard`, `tls`, `bad_http`,
 /// `slow_request`; a reason of [`crate::upgrade::Refusal`] or [`crate::admission::Later`]; `no_connect` (not in time, or
 /// something else first); a code of [`crate::auth::Denial`], or what cannot answer about the user; `max_connections_per_user`.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -67,6 +67,8 @@ pub struct Metrics {
     pub connections: Gauge,
     /// Connections that have not been upgraded yet.
     pub connections_unheard: Gauge,
+    /// Connections that waited in the kernel's backlog because too many came at once.
+    pub arrivals_delayed: Counter,
     /// Connections whose CONNECT was accepted.
     pub connections_accepted: Counter,
     /// Of those admitted, the ones that had a resume ticket.
@@ -133,6 +135,7 @@ impl Default for Metrics {
             registry: Arc::default(),
             connections: Gauge::default(),
             connections_unheard: Gauge::default(),
+            arrivals_delayed: Counter::default(),
             connections_accepted: Counter::default(),
             connections_resumed: Counter::default(),
             connections_refused: Family::default(),
@@ -165,6 +168,7 @@ impl Default for Metrics {
         let m = &metrics;
         registry.register("connections", "Connections that are open now", m.connections.clone());
         registry.register("connections_unheard", "Connections before the upgrade", m.connections_unheard.clone());
+        registry.register("arrivals_delayed", "Connections that waited to be accepted", m.arrivals_delayed.clone());
         registry.register("connections_accepted", "Connections signed in", m.connections_accepted.clone());
         registry.register("connections_resumed", "Connections with a ticket", m.connections_resumed.clone());
         registry.register("connections_refused", "Connections refused, by reason", m.connections_refused.clone());

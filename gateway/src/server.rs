@@ -115,10 +115,16 @@ impl Server {
 
     /// Takes connections until `stop`.
     pub async fn serve(self: Arc<Self>, listener: TcpListener, stop: CancellationToken) {
+        let arrival = if self.tls.is_some() { Arrival::Tls } else { Arrival::Plain };
+        let next = async || {
+            // Whoever waits longer than the kernel's backlog is long tries again by himself.
+            self.admission.next_arrival(arrival).await;
+            listener.accept().await
+        };
         loop {
             let accepted = tokio::select! {
                 () = stop.cancelled() => return,
-                accepted = listener.accept() => accepted,
+                accepted = next() => accepted,
             };
             let (stream, peer) = match accepted {
                 Ok(accepted) => accepted,
@@ -128,10 +134,6 @@ impl Server {
                     continue;
                 }
             };
-            let arrival = if self.tls.is_some() { Arrival::Tls } else { Arrival::Plain };
-            if !self.admission.arrives(arrival) {
-                continue;
-            }
             let turn = self.unheard.arrive();
             self.tasks.spawn(self.clone().arrived(stream, peer, turn));
         }

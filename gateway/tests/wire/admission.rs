@@ -53,6 +53,15 @@ async fn a_storm_of_logins_leaves_room_for_those_who_come_back() {
     assert_eq!(status(&gateway, ticket).await, 101);
 }
 
+/// More come at once than are taken in that time: the rest waits before it is accepted, and nobody is closed unheard.
+#[tokio::test]
+async fn whoever_comes_in_a_storm_is_answered() {
+    let gateway = Gateway::start(Trust::Everything, &["--accept-rate", "1"]).await;
+    let answers = futures_util::future::join_all((0..200).map(|_| status(&gateway, ""))).await;
+    assert!(answers.iter().all(|status| matches!(status, 101 | 503)), "{answers:?}");
+    assert!(gateway.server.pod().metrics.arrivals_delayed.get() > 0, "make it more");
+}
+
 #[tokio::test]
 async fn without_a_key_file_a_ticket_is_good_on_its_own_pod() {
     let gateway = Gateway::start(Trust::Everything, &["--max-connections", "20"]).await;

@@ -103,7 +103,10 @@ impl Gateway {
             let read = tokio::time::timeout(PATIENCE, stream.read(&mut buffer)).await.expect("no answer").unwrap();
             answer.extend_from_slice(&buffer[..read]);
             let text = String::from_utf8_lossy(&answer);
-            let Some((head, body)) = text.split_once("\r\n\r\n") else { continue };
+            let Some((head, body)) = text.split_once("\r\n\r\n") else {
+                assert!(read > 0, "closed without an answer: {text}");
+                continue;
+            };
             let length =
                 head.lines().find_map(|line| line.to_ascii_lowercase().strip_prefix("content-length: ")?.parse().ok());
             if read == 0 || body.len() >= length.unwrap_or(0) {

@@ -35,7 +35,7 @@ pub struct Overloaded {
     pub what: &'static str,
 }
 
-/// What came too fast: `cursor`, `typing` or `join`.
+/// What came too fast: `cursor`, `typing`, `join`, or `user_join` where all connections of a user are counted.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 pub struct Limited {
     /// From a fixed set in the code.

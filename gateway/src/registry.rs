@@ -9,14 +9,16 @@ use std::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicU64, Ordering},
     },
+    time::Duration,
 };
 
 use document::{Code, ConnectionId, Refusal};
 use protocol::Claim;
-use tokio::sync::mpsc;
+use tokio::{sync::mpsc, time::Instant};
 
 use crate::{
     clock,
+    meter::{Meter, Rate},
     metrics::Metrics,
     outbox::{Common, Ending, Outbox},
 };
@@ -47,8 +49,15 @@ struct Inner {
 #[derive(Default)]
 struct Table {
     connections: HashMap<ConnectionId, Outbox>,
-    /// Of each user, the oldest first.
-    users: HashMap<Arc<str>, Vec<Claimed>>,
+    users: HashMap<Arc<str>, User>,
+}
+
+/// Somebody who has connections here; forgotten with the last of them.
+struct User {
+    /// The oldest first. Most users have one, and no room for more is kept.
+    connections: Vec<Claimed>,
+    /// What all of them share.
+    joins: Meter,
 }
 
 /// Which connection an editor has here, and since when.
@@ -120,7 +129,7 @@ impl Registry {
     /// The connections of a user at this moment.
     pub fn outboxes_of(&self, user_id: &str) -> Vec<Outbox> {
         let table = self.table();
-        let theirs = table.users.get(user_id).into_iter().flatten();
+        let theirs = table.users.get(user_id).into_iter().flat_map(|user| &user.connections);
         theirs.filter_map(|claimed| table.connections.get(&claimed.id).cloned()).collect()
     }
 
@@ -170,8 +179,8 @@ impl Seat {
         let at_ms = claimed.at_ms;
         let mut table = self.registry.table();
         let before = table.take(user_id, |claimed| claimed.client_id == *client_id);
-        // Most users have one connection, and no room for more is kept.
-        let theirs = table.users.entry(user_id.clone()).or_insert_with(|| Vec::with_capacity(1));
+        let new = || User { connections: Vec::with_capacity(1), joins: Meter::new(Instant::now()) };
+        let theirs = &mut table.users.entry(user_id.clone()).or_insert_with(new).connections;
         let oldest = (theirs.len() >= most.max(1)).then(|| theirs.remove(0));
         theirs.push(claimed);
         let [before, oldest] =
@@ -198,6 +207,16 @@ impl Seat {
 }
 
 impl Seat {
+    /// Takes one join of those that all connections of its user have together.
+    ///
+    /// # Errors
+    /// With the time to wait.
+    pub fn take_join(&self, rate: Rate, now: Instant) -> Result<(), Duration> {
+        let Some(editor) = &self.editor else { return Ok(()) };
+        // One that was replaced by another pod's is about to end.
+        self.registry.table().users.get_mut(&editor.user_id).map_or(Ok(()), |user| user.joins.take(rate, now))
+    }
+
     /// The connection is nobody's any more, though it is still open.
     pub fn release(&mut self) {
         if let Some(editor) = self.editor.take() {
@@ -213,7 +232,7 @@ impl Table {
 
     /// Takes out the user's connection that is meant.
     fn take(&mut self, user_id: &Arc<str>, is_meant: impl Fn(&Claimed) -> bool) -> Option<Claimed> {
-        let theirs = self.users.get_mut(user_id)?;
+        let theirs = &mut self.users.get_mut(user_id)?.connections;
         let taken = theirs.iter().position(is_meant).map(|place| theirs.remove(place));
         if theirs.is_empty() {
             self.users.remove(user_id);

@@ -16,7 +16,7 @@ use tracing::field::Empty;
 use super::{
     Application, Event, Handled, Pod, UNKNOWN_MESSAGE_BYTES_MAX,
     early::Early,
-    pace::{Pace, Paced},
+    pace::{Pace, Paced, take_user_join},
     push,
 };
 use crate::{
@@ -246,7 +246,11 @@ impl Client {
 
     /// Whether one more of these may come now; if not, the client was told when.
     fn may(&mut self, paced: Paced, document_id: &Arc<str>, reply: Option<ReplyId>) -> bool {
-        let taken = self.pace.take(paced, &self.pod.live.borrow(), &self.pod.metrics);
+        let live = self.pod.live.borrow().clone();
+        let taken = self.pace.take(paced, &live, &self.pod.metrics).and_then(|()| match paced {
+            Paced::Join => take_user_join(&self.seat, &live, &self.pod.metrics),
+            Paced::Cursor | Paced::Typing => Ok(()),
+        });
         if let Err(refusal) = &taken {
             self.outbox().push_text(&protocol::refused_answer(reply, Some(document_id), refusal));
         }

@@ -1,6 +1,6 @@
 //! How fast one connection may send.
 //!
-//! In: what a connection does, the live settings. Out: for joins, cursors and typing whether they may, or a `RATE_LIMITED`
+//! In: what a connection does, what its user's others do, the live settings. Out: for joins, cursors and typing whether they may, or a `RATE_LIMITED`
 //! that says when; for everything that is read how long to read nothing more. Edits are never refused for their rate.
 
 use std::time::Duration;
@@ -13,6 +13,7 @@ use crate::{
     live::Live,
     meter::{Meter, Rate},
     metrics::{Limited, Metrics},
+    registry::Seat,
 };
 
 /// What may come at once: everything that an editor kept while it was offline (256 edits a document) of a few documents,
@@ -20,6 +21,9 @@ use crate::{
 const MESSAGE_BURST: Duration = Duration::from_secs(5);
 /// All documents that a connection may have at a time, which come together after a reconnect.
 const JOIN_BURST: Duration = Duration::from_secs(8);
+/// Joins of all connections that a user has on this pod, in those of one: people have a few tabs, and what joins cost the
+/// store must not grow with the connections that one user may have.
+const USER_JOINS: u32 = 4;
 /// A pointer that was dragged.
 const CURSOR_BURST: Duration = Duration::from_secs(2);
 /// Joins that were refused together do not come again together: this much is added at most.
@@ -74,12 +78,29 @@ impl Pace {
         meter.take(Rate { per_second, burst }, Instant::now()).map_err(|wait| {
             metrics.rate_limited.get_or_create(&Limited { event }).inc();
             let spread_ms = if paced == Paced::Join { rand::random_range(0..=JOIN_SPREAD_MS) } else { 0 };
-            let message = format!("more than {per_second} a second on one connection: send the latest one again later");
-            let mut refusal = Refusal::new(Code::RateLimited, message);
-            refusal.retry_after_ms = Some(milliseconds(wait).saturating_add(1 + spread_ms));
-            refusal
+            refusal(per_second, "on one connection", milliseconds(wait).saturating_add(spread_ms))
         })
     }
+}
+
+/// Whether one more join of this connection's user may come now.
+///
+/// # Errors
+/// With the refusal that the client gets.
+pub(super) fn take_user_join(seat: &Seat, live: &Live, metrics: &Metrics) -> Result<(), Refusal> {
+    let rate = Rate { per_second: live.join_rate.saturating_mul(USER_JOINS), burst: JOIN_BURST };
+    seat.take_join(rate, Instant::now()).map_err(|wait| {
+        metrics.rate_limited.get_or_create(&Limited { event: "user_join" }).inc();
+        let spread_ms = rand::random_range(0..=JOIN_SPREAD_MS);
+        refusal(rate.per_second, "of one user", milliseconds(wait).saturating_add(spread_ms))
+    })
+}
+
+fn refusal(per_second: u32, whose: &str, wait_ms: u64) -> Refusal {
+    let message = format!("more than {per_second} a second {whose}: send the latest one again later");
+    let mut refusal = Refusal::new(Code::RateLimited, message);
+    refusal.retry_after_ms = Some(wait_ms.saturating_add(1));
+    refusal
 }
 
 #[cfg(test)]

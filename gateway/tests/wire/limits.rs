@@ -38,6 +38,32 @@ async fn cursors_typing_and_joins_that_come_too_fast_are_told_when_to_come_again
 }
 
 #[tokio::test]
+async fn many_connections_of_one_user_share_what_joins_a_user_has() {
+    // Of each connection 8 at once, of a user 32.
+    let gateway = Gateway::start(Trust::Everything, &["--join-rate", "1"]).await;
+    let (mut joined, mut refused) = (0, 0);
+    let mut clients = Vec::new();
+    for number in 0..8 {
+        let mut ann = Client::connected(&gateway, "ann", &format!("a{number}")).await;
+        for _ in 0..7 {
+            match ann.ask("join-document", json!("d")).await["error"]["code"].as_str() {
+                None => joined += 1,
+                code => {
+                    assert_eq!(code, Some("RATE_LIMITED"));
+                    refused += 1;
+                }
+            }
+        }
+        clients.push(ann);
+    }
+    // And four more with each second that this took.
+    assert!(joined >= 32 && refused > 0, "{joined} joins, {refused} were refused");
+    let (mut bob, _) = Client::joined(&gateway, "bob", "b1", "d").await;
+    assert_eq!(bob.ask("leave-document", json!("d")).await, json!({}), "another user's are his own");
+    assert!(gateway.server.pod().metrics.text().contains("rate_limited_total{event=\"user_join\"}"));
+}
+
+#[tokio::test]
 async fn rates_change_while_connections_live() {
     let gateway = Gateway::start(Trust::Everything, &["--cursor-rate", "1"]).await;
     let (mut ann, _) = Client::joined(&gateway, "ann", "a1", "d").await;

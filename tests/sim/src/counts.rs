@@ -49,10 +49,12 @@ pub enum Met {
     Namesake,
     Overloaded,
     Forgotten,
+    OpeningRaced,
+    TurnedAway,
 }
 
 /// All of them.
-const ALL: [Met; 40] = [
+const ALL: [Met; 42] = [
     Met::JoinByEntries,
     Met::JoinByContent,
     Met::Rejoin,
@@ -93,6 +95,8 @@ const ALL: [Met; 40] = [
     Met::Namesake,
     Met::Overloaded,
     Met::Forgotten,
+    Met::OpeningRaced,
+    Met::TurnedAway,
 ];
 
 /// How often each was met.

@@ -3,7 +3,8 @@
 //! Clients send without waiting, pods run the product's document, one store appends. The run is random and repeats for a
 //! seed: pods crash or stop for minutes, clients reconnect to other pods or stay away, messages of old connections arrive
 //! late, replies and publishes are late, lost, doubled or out of order, calls arrive that nobody waits for, the store goes
-//! away, users type while they join, edits are refused, snapshots trim the log. In: a [`Schedule`]. Out: what was met,
+//! away, users type while they join, edits are refused, snapshots trim the log, rows of clients fill their table and are
+//! forgotten, documents are opened call by call. In: a [`Schedule`]. Out: what was met,
 //! or what was wrong when everything had come to rest.
 
 mod check;
@@ -13,6 +14,7 @@ mod edits;
 mod log;
 pub mod many;
 mod minimise;
+mod opening;
 mod people;
 mod pod;
 mod pods;
@@ -92,7 +94,7 @@ pub fn run(schedule: &Schedule, options: &Options) -> Result<Outcome, String> {
             let tokens = check::tokens_in_log(&world);
             let root = world.store_root();
             let log = log::logged(world.store.all.clone());
-            let content = world.pods.first().map(|pod| pod.document.content()).unwrap_or_default();
+            let content = world.clients.first().map(|client| client.shown.to_delta()).unwrap_or_default();
             let record = world.recorder.map(|recorder| recorder.lines).unwrap_or_default();
             Ok(Outcome { counts: world.counts, record, tokens, root, log, content })
         }

@@ -4,7 +4,7 @@
 
 use std::{collections::VecDeque, sync::Arc};
 
-use document::{Batch, ConnectionId, Document, Input, Point, Snapshot};
+use document::{Batch, ConnectionId, Document, Input, Logged, Point, Snapshot, Version};
 
 /// Something the store is to do for a pod.
 #[derive(Debug, Clone)]
@@ -41,9 +41,53 @@ pub(crate) struct Reply {
     pub(crate) ends_question: bool,
 }
 
+/// How a pod stands to the document.
+#[derive(Debug)]
+pub(crate) enum Copy {
+    Open,
+    /// Nobody has asked this pod for it; `Pod::document` means nothing.
+    None,
+    /// Somebody has; `Pod::document` means nothing yet.
+    Opening(Opening),
+    /// The pod's document has given up, and waits for what is read.
+    Reopening(Opening),
+}
+
+/// What a pod has of a document that it opens.
+#[derive(Debug, Default)]
+pub(crate) struct Opening {
+    /// It hears what is published.
+    pub(crate) subscribed: bool,
+    pub(crate) read: Option<Read>,
+    /// Another primary came meanwhile.
+    pub(crate) met_new_primary: bool,
+}
+
+/// As much of a stored document as was read.
+#[derive(Debug)]
+pub(crate) struct Read {
+    pub(crate) snapshot: Snapshot,
+    pub(crate) tail: Vec<Logged>,
+    /// The log has more.
+    pub(crate) more: bool,
+}
+
+impl Read {
+    pub(crate) fn version(&self) -> Version {
+        self.tail.last().map_or(self.snapshot.at.version, |last| last.at.version)
+    }
+}
+
+impl Opening {
+    pub(crate) fn is_read(&self) -> bool {
+        self.read.as_ref().is_some_and(|read| !read.more)
+    }
+}
+
 /// One pod and its copy of the document.
 #[derive(Debug)]
 pub(crate) struct Pod {
+    pub(crate) copy: Copy,
     /// The product.
     pub(crate) document: Document,
     /// Not carried out yet.
@@ -63,12 +107,15 @@ pub(crate) struct Pod {
     next_question: Option<Question>,
     /// It stands still.
     pub(crate) paused: bool,
+    /// A publish never came, and nothing tells the pod.
+    pub(crate) missed: bool,
 }
 
 impl Pod {
     /// A pod that has just opened the document.
     pub(crate) fn new(document: Document, era: u64) -> Self {
         Self {
+            copy: Copy::Open,
             document,
             jobs: VecDeque::new(),
             replies: VecDeque::new(),
@@ -79,6 +126,7 @@ impl Pod {
             asks: false,
             next_question: None,
             paused: false,
+            missed: false,
         }
     }
 
@@ -135,8 +183,34 @@ impl Pod {
         self.jobs.push_front(Job::Fetch { after });
     }
 
+    /// Whether it has a copy of the document that goes on.
+    pub(crate) fn is_open(&self) -> bool {
+        matches!(self.copy, Copy::Open)
+    }
+
+    /// Whether it reads the document.
+    pub(crate) fn is_opening(&self) -> bool {
+        matches!(self.copy, Copy::Opening(_) | Copy::Reopening(_))
+    }
+
+    pub(crate) fn opening(&mut self) -> Option<&mut Opening> {
+        match &mut self.copy {
+            Copy::Opening(opening) | Copy::Reopening(opening) => Some(opening),
+            Copy::Open | Copy::None => None,
+        }
+    }
+
+    /// Whether it hears what is published.
+    pub(crate) fn listens(&self) -> bool {
+        match &self.copy {
+            Copy::Open => true,
+            Copy::None => false,
+            Copy::Opening(opening) | Copy::Reopening(opening) => opening.subscribed,
+        }
+    }
+
     /// Whether nothing is under way.
     pub(crate) fn is_quiet(&self) -> bool {
-        self.jobs.is_empty() && self.replies.is_empty() && self.published.is_empty() && !self.away
+        !self.is_opening() && self.jobs.is_empty() && self.replies.is_empty() && self.published.is_empty() && !self.away
     }
 }

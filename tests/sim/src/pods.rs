@@ -3,13 +3,13 @@
 //! In: the schedule: a pod's next call, its reply, a publish, a death, a long stop. Out: inputs of the documents, and
 //! what comes of them.
 
-use document::{Batch, Code, Command, CommitReply, Document, Event, Input, JoinedContent, Refusal, Snapshot, Verdict};
+use document::{Batch, Code, Command, CommitReply, Event, Input, JoinedContent, Refusal, Snapshot, Verdict};
 
 use crate::{
     client::Broken,
     counts::Met,
     log::{logged, new_entries},
-    pod::{Job, Pod},
+    pod::{Copy, Job},
     schedule::Fault,
     sockets::Got,
     store::Saving,
@@ -17,31 +17,6 @@ use crate::{
 };
 
 impl World {
-    /// What the store holds.
-    pub(crate) fn stored(&self) -> (Snapshot, Vec<document::Logged>) {
-        let (at, snapshot) = self.store.snapshot.clone();
-        let snapshot = Snapshot { at, ..snapshot };
-        let mut tail = Vec::new();
-        let mut after = snapshot.at.version;
-        loop {
-            let part = self.store.after(after);
-            tail.extend(logged(part.entries));
-            if !part.more {
-                break;
-            }
-            after = tail.last().map_or(after, |logged| logged.at.version);
-        }
-        (snapshot, tail)
-    }
-
-    pub(crate) fn open(&mut self) -> Result<Document, Broken> {
-        let (snapshot, tail) = self.stored();
-        self.next += 1;
-        let name = format!("pod{}", self.next).into();
-        Document::open(self.profile.settings.clone(), name, snapshot, tail, self.now_ms)
-            .map_err(|error| Broken(format!("cannot open: {error}")))
-    }
-
     pub(crate) fn crash(&mut self, pod: usize) -> Result<(), Broken> {
         self.counts.meet(Met::Crash);
         self.counts.meet_times(Met::HealerCrash, usize::from(self.pods[pod].document.missing() > 0));
@@ -58,12 +33,12 @@ impl World {
                 self.lose_transport(connection.client);
             }
         }
-        self.pods[pod] = Pod::new(self.open()?, self.era);
+        self.pods[pod] = self.new_pod()?;
         Ok(())
     }
 
     /// Nobody waits for the pod's calls any more; they may arrive all the same, at once or much later.
-    fn abandon_calls(&mut self, pod: usize) {
+    pub(crate) fn abandon_calls(&mut self, pod: usize) {
         self.replicas.forget(pod);
         for job in std::mem::take(&mut self.pods[pod].jobs) {
             if let Job::Commit(batch) = job {
@@ -103,7 +78,7 @@ impl World {
         self.pods[pod].paused = !self.pods[pod].paused;
         if !self.pods[pod].paused {
             self.now_ms += 30_000 + self.random.below(300_000) as u64;
-            if self.random.one_in(3) {
+            if self.random.one_in(3) && self.pods[pod].listens() {
                 // The server has cut off a subscriber that did not read: the gateway hears that it missed something.
                 self.pods[pod].published.clear();
                 self.pods[pod].published.push_back(Input::Missed);
@@ -123,18 +98,29 @@ impl World {
     pub(crate) fn toggle_store(&mut self, pod: usize) -> Result<(), Broken> {
         let away = !self.pods[pod].away && !self.calm;
         self.pods[pod].away = away;
-        self.input(pod, Input::StoreAway(away))
+        // A pod that opens the document has no call of it under way.
+        if self.pods[pod].is_open() { self.input(pod, Input::StoreAway(away)) } else { Ok(()) }
     }
 
     /// The store carries out one job of a pod.
-    pub(crate) fn work(&mut self, pod: usize) {
-        if self.pods[pod].away || self.pods[pod].jobs.is_empty() {
-            return;
+    pub(crate) fn work(&mut self, pod: usize) -> Result<(), Broken> {
+        let opens = self.pods[pod].is_opening();
+        if self.pods[pod].away || !opens && self.pods[pod].jobs.is_empty() {
+            return Ok(());
         }
+        let carry_out = |world: &mut Self| {
+            if opens {
+                return world.open_further(pod);
+            }
+            world.carry_out_job(pod);
+            Ok(())
+        };
         if self.reaches_lost_primary(pod) {
-            self.at_lost_primary(|world| world.carry_out_job(pod));
+            self.at_lost_primary(carry_out)
         } else if !self.meet_new_primary(pod) {
-            self.carry_out_job(pod);
+            carry_out(self)
+        } else {
+            Ok(())
         }
     }
 
@@ -241,7 +227,7 @@ impl World {
                 self.counts.meet(Met::LostTail);
             }
             for other in 0..self.pods.len() {
-                if self.asks_lost_primary && !self.knows_lost_primary(other) {
+                if self.asks_lost_primary && !self.knows_lost_primary(other) || !self.pods[other].listens() {
                     continue;
                 }
                 let lost = self.fault(Fault::LostPublish, 8);
@@ -250,7 +236,7 @@ impl World {
                 let input = if self.random.one_in(8) { Input::Hint(version) } else { Input::Learned(appended.clone()) };
                 let published = &mut self.pods[other].published;
                 match (lost, twice, first) {
-                    (true, ..) => {}
+                    (true, ..) => self.pods[other].missed = true,
                     (_, true, _) => published.extend([input.clone(), input]),
                     (_, _, true) => published.push_front(input),
                     _ => published.push_back(input),
@@ -273,6 +259,9 @@ impl World {
     }
 
     pub(crate) fn deliver_publish(&mut self, pod: usize) -> Result<(), Broken> {
+        if !self.pods[pod].is_open() {
+            return Ok(());
+        }
         match self.pods[pod].published.pop_front() {
             Some(published) => self.hear_publish(pod, published),
             None => Ok(()),
@@ -282,6 +271,17 @@ impl World {
     /// Hands an input to a pod's document and carries out what comes of it.
     pub(crate) fn input(&mut self, pod: usize, input: Input) -> Result<(), Broken> {
         self.goes_on()?;
+        match &self.pods[pod].copy {
+            Copy::Open => {}
+            Copy::None | Copy::Opening(_) => return Ok(()),
+            Copy::Reopening(_) => {
+                // Nothing but mail is taken until the document is read.
+                if !matches!(input, Input::Join(_) | Input::Edit(_) | Input::Leave { .. } | Input::Cursor { .. }) {
+                    return Ok(());
+                }
+                self.counts.meet(Met::TurnedAway);
+            }
+        }
         if !matches!(input, Input::Tick) {
             self.trace(|| format!("pod {pod} <- {input:?}"));
         }
@@ -302,7 +302,10 @@ impl World {
                 Command::Fetch { after } => self.pods[pod].jobs.push_back(Job::Fetch { after }),
                 Command::Save(snapshot) => self.pods[pod].jobs.push_back(Job::Save(snapshot)),
                 Command::Publish(peer) => {
-                    for other in (0..self.pods.len()).filter(|other| *other != pod) {
+                    for other in (0..self.pods.len())
+                        .filter(|other| *other != pod && self.pods[*other].listens())
+                        .collect::<Vec<_>>()
+                    {
                         let input = Input::Peer { pod: format!("pod{pod}").into(), peer: peer.clone() };
                         self.pods[other].published.push_back(input);
                     }
@@ -343,38 +346,5 @@ impl World {
             | Event::TypingUpdate { .. }
             | Event::Error(_) => {}
         }
-    }
-
-    /// The pod drops its copy and opens the document anew; its connections stay.
-    fn reopen(&mut self, pod: usize) -> Result<(), Broken> {
-        self.counts.meet(Met::Reopened);
-        let away = self.pods[pod].away;
-        self.abandon_calls(pod);
-        let (snapshot, tail) = self.stored();
-        let owed = self.lost_tokens(pod);
-        let fresh = self.open()?;
-        let mut document = std::mem::replace(&mut self.pods[pod].document, fresh);
-        let reopened = document
-            .open_again(snapshot, tail, self.now_ms)
-            .map_err(|error| Broken(format!("cannot open again: {error}")))?;
-        self.trace(|| format!("pod {pod} opened again: {reopened:?}"));
-        self.pods[pod] = Pod::new(document, self.era);
-        if self.forgets_lost {
-            let fresh = self.open()?;
-            self.pods[pod] = Pod::new(fresh, self.era);
-        }
-        if reopened.common.is_some() {
-            self.counts.meet_times(Met::Healed, reopened.missing);
-            let healers = self.pods.iter().filter(|pod| pod.document.missing() > 0).count();
-            self.counts.meet_times(Met::HealersMeet, usize::from(reopened.missing > 0 && healers > 1));
-            self.owed.extend(owed.into_iter().map(|token| (pod, token)));
-        } else {
-            // The histories part further back than this pod remembers, what it had put back before included.
-            self.owed.retain(|(owing, _)| *owing != pod);
-        }
-        if away {
-            self.toggle_store(pod)?;
-        }
-        self.input(pod, Input::Tick)
     }
 }

@@ -30,6 +30,8 @@ pub(crate) struct Profile {
     pub(crate) namesake: bool,
     /// Hours and days pass at once.
     pub(crate) ages: bool,
+    /// Pods open the document call by call.
+    pub(crate) opens_slowly: bool,
 }
 
 /// A client, and its user.
@@ -97,6 +99,7 @@ impl Profile {
             lost_answers: false,
             namesake: false,
             ages: false,
+            opens_slowly: has(Fault::Opening) && schedule.random_of(Fault::Opening, u32::MAX).one_in(3),
         };
         if schedule.replicated {
             profile.fails_over |= random.below(4) > 0;

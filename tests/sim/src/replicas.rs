@@ -11,7 +11,7 @@ use crate::{
     client::Broken,
     counts::Met,
     log::{Log, new_entries},
-    pod::{Job, Question},
+    pod::{Copy, Job, Question},
     schedule::Fault,
     store::BrokenRule,
     typing,
@@ -226,14 +226,15 @@ impl World {
     }
 
     /// Does this at the primary that was lost. Nobody follows that any more.
-    pub(crate) fn at_lost_primary(&mut self, what: impl FnOnce(&mut Self)) {
-        let Some(lost) = self.lost_primary.take() else { return };
+    pub(crate) fn at_lost_primary(&mut self, what: impl FnOnce(&mut Self) -> Result<(), Broken>) -> Result<(), Broken> {
+        let Some(lost) = self.lost_primary.take() else { return Ok(()) };
         self.counts.meet(Met::LateAnswer);
         let present = std::mem::replace(&mut self.store, lost);
         self.asks_lost_primary = true;
-        what(self);
+        let done = what(self);
         self.asks_lost_primary = false;
         self.lost_primary = Some(std::mem::replace(&mut self.store, present));
+        done
     }
 
     /// A pod whose call meets another primary than the last time: its call fails, and its document's head is checked
@@ -243,6 +244,15 @@ impl World {
             return false;
         }
         self.pods[pod].era = self.era;
+        match &mut self.pods[pod].copy {
+            Copy::Open => {}
+            Copy::None => return false,
+            // Its head is checked when it has one.
+            Copy::Opening(opening) | Copy::Reopening(opening) => {
+                opening.met_new_primary = true;
+                return true;
+            }
+        }
         self.pods[pod].check_head();
         // It subscribes anew, and until then hears last words of the lost primary.
         self.pods[pod].published.push_back(Input::Missed);

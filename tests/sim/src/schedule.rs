@@ -60,10 +60,12 @@ pub enum Fault {
     Rows,
     /// What is bounded in bytes has room for a few edits.
     Bytes,
+    /// A pod opens the document call by call, when somebody joins there.
+    Opening,
 }
 
 /// All of them, by name.
-pub const FAULTS: [(&str, Fault); 24] = [
+pub const FAULTS: [(&str, Fault); 25] = [
     ("crash", Fault::Crash),
     ("pause", Fault::Pause),
     ("disconnect", Fault::Disconnect),
@@ -88,11 +90,12 @@ pub const FAULTS: [(&str, Fault); 24] = [
     ("namesake", Fault::Namesake),
     ("rows", Fault::Rows),
     ("bytes", Fault::Bytes),
+    ("opening", Fault::Opening),
 ];
 
 /// Kinds that came later than the others, and draw their numbers from streams of their own: without them the run of a
 /// seed is what it was before they came.
-const NEWER: [Fault; 2] = [Fault::Rows, Fault::Bytes];
+const NEWER: [Fault; 3] = [Fault::Rows, Fault::Bytes, Fault::Opening];
 
 /// A set of faults.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]

@@ -7,7 +7,7 @@ use std::{collections::VecDeque, sync::Arc};
 use document::{Answer, Code, ConnectionId, Edit, Event, Input, Join, Leaving, Refusal, ReplyId, User, Version};
 use ot::Delta;
 
-use crate::{client::Broken, counts::Met, edits::Kind, people::user_id, schedule::Fault, world::World};
+use crate::{client::Broken, counts::Met, edits::Kind, people::user_id, pod::Copy, schedule::Fault, world::World};
 
 /// A message of a client.
 #[derive(Debug, Clone)]
@@ -157,9 +157,12 @@ impl World {
     }
 
     pub(crate) fn has_mail(&self, pod: usize) -> bool {
-        self.connections
-            .values()
-            .any(|connection| connection.pod == pod && !connection.paused && !connection.sent.is_empty())
+        let waits = matches!(self.pods[pod].copy, Copy::Opening(_));
+        !waits
+            && self
+                .connections
+                .values()
+                .any(|connection| connection.pod == pod && !connection.paused && !connection.sent.is_empty())
     }
 
     pub(crate) fn mail(&self, client: usize) -> bool {
@@ -169,6 +172,9 @@ impl World {
 
     /// The pod reads one message of one of its connections.
     pub(crate) fn read_socket(&mut self, pod: usize) -> Result<(), Broken> {
+        if matches!(self.pods[pod].copy, Copy::Opening(_)) {
+            return Ok(());
+        }
         let ready: Vec<_> = self
             .connections
             .iter()
@@ -178,6 +184,10 @@ impl World {
             .collect();
         let Some(id) = ready.get(self.random.below(ready.len())).copied() else { return Ok(()) };
         let Some(connection) = self.connections.get_mut(&id) else { return Ok(()) };
+        if matches!(self.pods[pod].copy, Copy::None) && matches!(connection.sent.front(), Some(Sent::Join { .. })) {
+            self.begin_to_open(pod);
+            return Ok(());
+        }
         let Some(message) = connection.sent.pop_front() else { return Ok(()) };
         let client = connection.client;
         self.next += 1;

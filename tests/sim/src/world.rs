@@ -143,8 +143,8 @@ impl World {
             world.clients[clients - 1].id = world.clients[0].id.clone();
         }
         for _ in 0..world.profile.pods {
-            let document = world.open()?;
-            world.pods.push(Pod::new(document, 0));
+            let pod = world.new_pod()?;
+            world.pods.push(pod);
         }
         for client in 0..clients {
             world.connect(client);
@@ -205,7 +205,7 @@ impl World {
             200..210 => self.replicate(),
             210..430 if runs => self.read_socket(pod)?,
             // What a stopped pod has sent still arrives.
-            430..570 => self.work(pod),
+            430..570 => self.work(pod)?,
             570..690 if runs => self.reply(pod)?,
             690..740 if runs => self.deliver_publish(pod)?,
             740..890 => self.hear(client)?,
@@ -292,7 +292,8 @@ impl World {
                 // Who finds no room comes back again and again; some day there is some.
                 self.now_ms += DAY_MS;
             }
-            let behind = self.pods.iter().any(|pod| pod.document.head().version != self.store.version());
+            let behind =
+                self.pods.iter().any(|pod| pod.is_open() && pod.document.head().version != self.store.version());
             let waiting = self.clients.iter().any(|client| !client.live || !client.pending.is_empty());
             if behind && round % 8 == 7 {
                 // A pod that waits for what is trimmed gives up after some seconds.
@@ -328,13 +329,17 @@ impl World {
         }
         while !self.pods[pod].is_quiet() {
             self.goes_on()?;
-            self.work(pod);
+            self.work(pod)?;
             self.replicate_all();
             self.reply(pod)?;
             self.deliver_publish(pod)?;
             busy = true;
         }
-        self.input(pod, Input::Hint(self.store.version()))?;
+        let is_used = self.connections.values().any(|connection| connection.pod == pod);
+        if std::mem::take(&mut self.pods[pod].missed) || !is_used {
+            // The next publish tells, or the lookup of whoever joins.
+            self.input(pod, Input::Hint(self.store.version()))?;
+        }
         self.input(pod, Input::Tick)?;
         Ok(busy)
     }

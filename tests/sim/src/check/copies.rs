@@ -6,7 +6,7 @@ use document::Document;
 use ot::Delta;
 
 use super::fold::Folded;
-use crate::{client::Broken, world::World};
+use crate::{client::Broken, pod::Read, world::World};
 
 pub(super) fn check(world: &World, folded: &Folded) -> Result<(), Broken> {
     let newest = folded.newest();
@@ -18,11 +18,11 @@ pub(super) fn check(world: &World, folded: &Folded) -> Result<(), Broken> {
             return Err(Broken(format!("client {} stands at {:?}, not {at:?}", client.id, client.at)));
         }
     }
-    for (index, pod) in world.pods.iter().enumerate() {
+    for (index, pod) in world.pods.iter().enumerate().filter(|(_, pod)| pod.is_open()) {
         same_document(&format!("pod {index}"), &pod.document, world, &newest)?;
     }
     snapshot(world, folded)?;
-    let (snapshot, tail) = world.stored();
+    let Read { snapshot, tail, .. } = world.stored();
     let opened = Document::open(world.profile.settings.clone(), "new".into(), snapshot, tail, world.now_ms)
         .map_err(|error| Broken(format!("cannot be opened: {error}")))?;
     same_document("a pod that opens the document", &opened, world, &newest)

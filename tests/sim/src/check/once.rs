@@ -14,6 +14,7 @@ use document::Entry;
 use crate::{
     client::Broken,
     edits::{Kind, Typed},
+    people::user_id,
     store::Kept,
     typing::{marks_of, tokens_of},
     world::World,
@@ -34,6 +35,8 @@ pub(crate) fn tokens_in_log(world: &World) -> Vec<u32> {
 /// Every number of every client once, in order and without gaps; from 1 again where the store has forgotten it.
 fn numbers(world: &World) -> Result<(), Broken> {
     let mut last: BTreeMap<(Arc<str>, bool), (u64, u64)> = BTreeMap::new();
+    // A name that is forgotten may be another user's then.
+    let mut last_of: BTreeMap<(Arc<str>, Arc<str>), u64> = BTreeMap::new();
     for kept in &world.store.all {
         let identity = &kept.payload.identity;
         let (last, last_ms) = last.entry((identity.id.clone(), identity.by_gateway)).or_default();
@@ -45,9 +48,10 @@ fn numbers(world: &World) -> Result<(), Broken> {
             )));
         }
         (*last, *last_ms) = (identity.seq, kept.time_ms);
+        last_of.insert((identity.id.clone(), kept.payload.user_id.clone()), identity.seq);
     }
-    for client in world.clients.iter().filter(|client| !client.plain) {
-        let last = last.get(&(client.id.clone(), false)).map_or(0, |(last, _)| *last);
+    for (index, client) in world.clients.iter().enumerate().filter(|(_, client)| !client.plain) {
+        let last = last_of.get(&(client.id.clone(), user_id(index))).copied().unwrap_or(0);
         if last != client.seq {
             return Err(Broken(format!("{} has made {} edits, the log has {last}", client.id, client.seq)));
         }

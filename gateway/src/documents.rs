@@ -327,6 +327,7 @@ mod tests {
             lease: Lease::start(store.clone()),
             settings: document::Settings::default(),
             budget: Budget::new(0, &metrics),
+            document_memory: Budget::new(0, &metrics),
             tickets: Tickets::new(None).expect("no file"),
             metrics,
             store,

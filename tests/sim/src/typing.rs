@@ -34,9 +34,10 @@ pub fn edit(random: &mut Random, shown: &Delta, token: u32) -> Delta {
         }
         2 if more > 0 => {
             let length = span(random);
-            let mut attributes = attributes(random).unwrap_or_default();
-            attributes.insert(TOKEN_ATTRIBUTE.to_owned(), json!(token_text(token)));
-            start.retain(length, Some(attributes))
+            let drawn = attributes(random);
+            let drawn = drawn.iter().flat_map(Attributes::iter).map(|(name, value)| (name.to_owned(), value.clone()));
+            let token = (TOKEN_ATTRIBUTE.to_owned(), json!(token_text(token)));
+            start.retain(length, Some(drawn.chain([token]).collect()))
         }
         3 if more > 0 => {
             let length = span(random);

@@ -6,7 +6,7 @@
 
 use std::collections::BTreeMap;
 
-use ot::{Delta, Op};
+use ot::{Attributes, Delta, Op};
 use serde_json::Value;
 
 use super::fold::Folded;
@@ -61,11 +61,11 @@ pub(super) fn check(world: &World, folded: &Folded) -> Result<(), Broken> {
 
 impl Unit {
     fn format(&mut self, op: &Op) {
-        for (name, value) in op.attributes().into_iter().flatten() {
+        for (name, value) in op.attributes().into_iter().flat_map(Attributes::iter) {
             if value.is_null() {
                 self.attributes.remove(name);
             } else {
-                self.attributes.insert(name.clone(), value.clone());
+                self.attributes.insert(name.to_owned(), value.clone());
             }
         }
     }

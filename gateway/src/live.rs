@@ -10,6 +10,15 @@ use tokio::sync::watch;
 
 use crate::config::LOOK_INTERVAL;
 
+/// The file that changes them, and what counts where it says nothing: the flags, as for a process that starts now.
+#[derive(Debug, Clone)]
+pub struct File {
+    /// Where it is.
+    pub path: PathBuf,
+    /// What the flags say.
+    pub flags: Partial,
+}
+
 /// What the process follows now.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Live {
@@ -134,15 +143,23 @@ pub fn read(path: &Path) -> Result<Partial, String> {
     serde_yaml::from_str(&text).map_err(|error| format!("{}: {error}", path.display()))
 }
 
-/// Follows the file until nobody watches any more. What it does not name stays as it was at the start.
-pub async fn follow(path: PathBuf, settings: watch::Sender<Live>) {
+/// Follows the file until nobody watches any more. What it does not name, or not any more, is as the flags say.
+pub async fn follow(file: File, settings: watch::Sender<Live>) {
     let mut complaint = String::new();
     while !settings.is_closed() {
         tokio::time::sleep(LOOK_INTERVAL).await;
-        match read(&path) {
+        match read(&file.path) {
             Ok(partial) => {
                 complaint.clear();
-                settings.send_if_modified(|live| apply(live, &partial));
+                let next = Live::from(partial.or(file.flags.clone()));
+                settings.send_if_modified(|live| {
+                    let is_changed = *live != next;
+                    if is_changed {
+                        tracing::info!(?next, "settings changed");
+                        *live = next;
+                    }
+                    is_changed
+                });
             }
             Err(error) if error != complaint => {
                 tracing::warn!(%error, "the settings file is wrong: the last good settings stay");
@@ -153,45 +170,11 @@ pub async fn follow(path: PathBuf, settings: watch::Sender<Live>) {
     }
 }
 
-fn apply(live: &mut Live, partial: &Partial) -> bool {
-    let next = Live {
-        max_connections: partial.max_connections.unwrap_or(live.max_connections),
-        accept_rate: partial.accept_rate.unwrap_or(live.accept_rate),
-        drain_rate: partial.drain_rate.unwrap_or(live.drain_rate).max(1),
-        max_connections_per_user: partial.max_connections_per_user.unwrap_or(live.max_connections_per_user),
-        max_documents_per_connection: partial.max_documents_per_connection.unwrap_or(live.max_documents_per_connection),
-        join_rate: partial.join_rate.unwrap_or(live.join_rate),
-        cursor_rate: partial.cursor_rate.unwrap_or(live.cursor_rate),
-        message_rate: partial.message_rate.unwrap_or(live.message_rate),
-        message_bytes_rate: partial.message_bytes_rate.unwrap_or(live.message_bytes_rate),
-        max_buffer_bytes: partial.max_buffer_bytes.unwrap_or(live.max_buffer_bytes),
-        max_documents_bytes: partial.max_documents_bytes.unwrap_or(live.max_documents_bytes),
-        log_level: partial.log_level.unwrap_or(live.log_level),
-    };
-    let changed = next != *live;
-    if changed {
-        tracing::info!(?next, "settings changed");
-        *live = next;
-    }
-    changed
-}
-
 #[cfg(test)]
 mod tests {
     use tokio::sync::watch;
 
-    use super::{LOOK_INTERVAL, Live, LogLevel, Partial, apply, follow, read};
-
-    #[test]
-    fn a_file_changes_only_what_it_names() {
-        let folder = tempfile::tempdir().expect("a temporary folder");
-        let path = folder.path().join("gateway.yaml");
-        std::fs::write(&path, "max-connections: 7\nlog-level: debug\n").expect("written");
-        let mut live = Live::from(Partial::default());
-        assert!(apply(&mut live, &read(&path).expect("reads")));
-        assert_eq!((live.max_connections, live.log_level, live.accept_rate), (7, LogLevel::Debug, 500));
-        assert!(!apply(&mut live, &read(&path).expect("reads")), "nothing new, no change");
-    }
+    use super::{File, LOOK_INTERVAL, Live, LogLevel, Partial, follow, read};
 
     #[test]
     fn an_unknown_key_is_named() {
@@ -207,18 +190,23 @@ mod tests {
         let path = folder.path().join("gateway.yaml");
         let write = |text: &str| std::fs::write(&path, text).expect("written");
         write("max-connections: 1\n");
-        let (settings, mut live) = watch::channel(Live::from(Partial::default()));
-        let following = tokio::spawn(follow(path.clone(), settings));
+        let flags = Partial { accept_rate: Some(60), drain_rate: Some(3), ..Partial::default() };
+        let (settings, mut live) = watch::channel(Live::from(flags.clone()));
+        let following = tokio::spawn(follow(File { path: path.clone(), flags }, settings));
         let mut next = async || {
             live.changed().await.expect("it follows");
             let live = live.borrow_and_update().clone();
-            (live.max_connections, live.accept_rate, live.log_level)
+            (live.max_connections, live.accept_rate, live.drain_rate, live.log_level)
         };
-        assert_eq!(next().await, (1, 500, LogLevel::Info));
+        assert_eq!(next().await, (1, 60, 3, LogLevel::Info));
         write("max-connections: two\n");
         tokio::time::sleep(LOOK_INTERVAL * 3).await;
-        write("accept-rate: 7\nlog-level: trace\n");
-        assert_eq!(next().await, (1, 7, LogLevel::Trace), "what is not named stays");
+        write("max-connections: 1\naccept-rate: 7\nlog-level: trace\n");
+        assert_eq!(next().await, (1, 7, 3, LogLevel::Trace), "a wrong file changed nothing");
+        write("accept-rate: 7\ndrain-rate: 0\n");
+        assert_eq!(next().await, (15_000, 7, 1, LogLevel::Info), "what is not named any more is as at a start");
+        write("");
+        assert_eq!(next().await, (15_000, 60, 3, LogLevel::Info));
         drop(live);
         following.await.expect("it ends with the last who watches");
     }

@@ -142,16 +142,16 @@ fn follow_settings(
     tokio::spawn(bound.clone().tell());
     let lines = bound.and_then(lines).and_then(json).with_filter(level);
     let (telemetry, trouble) = match config.otlp_traces.as_ref().map(Telemetry::start).transpose() {
-        Ok(telemetry) => (telemetry, None),
-        Err(trouble) => (None, Some(trouble)),
+        Ok(telemetry) => (telemetry, config.otlp_trouble.clone()),
+        Err(trouble) => (None, Some(trouble.to_string())),
     };
     telemetry::subscriber(lines, telemetry.as_ref()).try_init().context("the log")?;
     if let Some(trouble) = trouble {
         // The environment is often everybody's: no reason not to serve.
         tracing::warn!(%trouble, "there will be no traces");
     }
-    if let Some(path) = &config.live_file {
-        tokio::spawn(live::follow(path.clone(), settings));
+    if let Some(file) = &config.live_file {
+        tokio::spawn(live::follow(file.clone(), settings));
         tokio::spawn(async move {
             while live.changed().await.is_ok() {
                 let next = log::filter(live.borrow().log_level);

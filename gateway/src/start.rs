@@ -70,16 +70,31 @@ impl Backend {
                 Backend { store, bus: Bus::Redis(RedisBus::over(&servers)), trust: claims_or(Trust::Keys) }
             }
             None => {
-                tracing::info!(
-                    "no --redis-url: this process runs alone, keeps documents in memory, and every valid token may \
-                     write every document under the name in its claims"
-                );
+                // A warning: nobody who runs this by mistake should miss it.
+                tracing::warn!("{}", alone(config));
                 let bus = MemoryBus::default();
                 let store = Store::Memory(MemoryStore::new(bus.clone()));
                 Backend { store, bus: Bus::Memory(bus), trust: Trust::Everything }
             }
         }
     }
+}
+
+/// What it means to run without a store of one's own: where documents are, and who may do what.
+fn alone(config: &Config) -> String {
+    let Config { jwt, webhooks, .. } = config;
+    let has_keys = !jwt.secret_files.is_empty() || jwt.public_key_file.is_some() || jwt.jwks_url.is_some();
+    let access = match &webhooks.access {
+        _ if !has_keys => "only users of the demo sign in",
+        Some(_) => "--access-url says who may write what",
+        None => "every valid token may write every document",
+    };
+    let names = match &webhooks.users {
+        Some(_) if has_keys => "from --user-directory-url",
+        Some(_) | None => "from the claims of tokens",
+    };
+    let demo = if config.demo { "; users of the demo have documents demo-* only" } else { "" };
+    format!("no --redis-url: this process runs alone and keeps documents in memory; {access}; names come {names}{demo}")
 }
 
 /// Tasks that end with the process.
@@ -234,6 +249,29 @@ fn host_name() -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn who_may_write_what_is_said_of_a_process_that_runs_alone() {
+        let secret = tempfile::NamedTempFile::new().expect("a file");
+        std::fs::write(secret.path(), "secret").expect("written");
+        let keys = ["--jwt-secret-file", secret.path().to_str().expect("text")];
+        let (access, users) = (["--access-url", "http://x"], ["--user-directory-url", "http://x"]);
+        let (every, asked) = ("every valid token may write every document", "--access-url says who may write what");
+        let (claims, directory) = ("names come from the claims of tokens", "names come from --user-directory-url");
+        let demo = "users of the demo have documents demo-* only";
+        for (flags, expected) in [
+            (keys.to_vec(), vec![every, claims]),
+            ([keys, users].concat(), vec![every, directory]),
+            ([keys, access].concat(), vec![asked, claims]),
+            (vec!["--demo"], vec!["only users of the demo sign in", claims, demo]),
+            ([&keys[..], &["--demo"]].concat(), vec![every, claims, demo]),
+            ([&keys[..], &access, &["--demo"]].concat(), vec![asked, claims, demo]),
+        ] {
+            let words = ["collab-gateway"].iter().chain(&flags).map(Into::into);
+            let said = alone(&Config::load(words).expect("works"));
+            assert!(said.ends_with(&format!("documents in memory; {}", expected.join("; "))), "{flags:?}: {said}");
+        }
+    }
 
     #[tokio::test]
     async fn names_and_roles_come_from_where_the_flags_say() {

@@ -12,6 +12,7 @@ use crate::{
     auth::check_public_file,
     directory::Urls,
     live::{self, Live},
+    store::check_authorities,
     tickets::Tickets,
     tls::{self, TlsFiles},
 };
@@ -24,7 +25,11 @@ impl Flags {
         let given = self.allowed_origins.iter().filter(|text| !text.trim().is_empty());
         let allowed_origins = given.map(|text| origin(text)).collect::<Result<_, _>>()?;
         let tls = self.tls()?;
-        let otlp_traces = otlp::endpoint(self.otlp_endpoint.as_deref(), |name| std::env::var(name).ok())?;
+        let traces = otlp::endpoint(self.otlp_endpoint.as_deref(), |name| std::env::var(name).ok())?.transpose();
+        let (otlp_traces, otlp_trouble) = match traces {
+            Ok(url) => (url, None),
+            Err(mistake) => (None, Some(mistake.to_string())),
+        };
         for (flag, bytes) in
             [("--max-document-bytes", self.max_document_bytes), ("--max-edit-bytes", self.max_edit_bytes)]
         {
@@ -57,6 +62,7 @@ impl Flags {
             None => live::Partial::default(),
             Some(path) => live::read(path).map_err(|error| Mistake(format!("--config: {error}")))?,
         };
+        let live = Live::from(file.or(given.clone()));
         Ok(Config {
             listen: self.listen,
             admin_listen: self.admin_listen,
@@ -73,10 +79,11 @@ impl Flags {
             ping_interval: self.ping_interval,
             ping_timeout: self.ping_timeout,
             otlp_traces,
+            otlp_trouble,
             compression: self.compression,
             demo: self.demo,
-            live: Live::from(file.or(given)),
-            live_file: self.config,
+            live,
+            live_file: self.config.map(|path| live::File { path, flags: given }),
             resume_key_file: self.resume_key_file,
         })
     }
@@ -157,14 +164,17 @@ impl Flags {
             }
         };
         if let Some(file) = &self.redis_password_file {
-            std::fs::read(file).map_err(|error| unreadable("--redis-password-file", file, &error))?;
+            let text = read_text("--redis-password-file", file)?;
+            if text.lines().all(str::is_empty) {
+                return Err(Mistake(format!("--redis-password-file: {} holds no password", file.display())));
+            }
         }
         let (tls, addresses) = addresses(flag, url.trim())?;
         if let Some(file) = &self.redis_ca_file {
             if !tls {
                 return Err(Mistake("--redis-ca-file has no meaning without a --redis-url of rediss://".into()));
             }
-            std::fs::read(file).map_err(|error| unreadable("--redis-ca-file", file, &error))?;
+            check_authorities(file).map_err(|why| Mistake(format!("--redis-ca-file: {} {why}", file.display())))?;
         }
         Ok(Some(Redis {
             addresses,

@@ -14,7 +14,11 @@ use clap::Parser;
 use hyper::Uri;
 
 use self::flags::Flags;
-use crate::{directory::Urls, live::Live, tls::TlsFiles};
+use crate::{
+    directory::Urls,
+    live::{self, Live},
+    tls::TlsFiles,
+};
 
 /// How often files that change while the process runs are looked at; mounted Secrets and ConfigMaps lag by up to a minute
 /// anyway.
@@ -62,6 +66,8 @@ pub struct Config {
     pub ping_timeout: Duration,
     /// Where traces are sent; `None` means that there are none.
     pub otlp_traces: Option<Uri>,
+    /// Why there are none, although the environment names a place.
+    pub otlp_trouble: Option<String>,
     /// Compress messages for clients that can inflate them.
     pub compression: bool,
     /// Serve the demo page and sign demo tokens.
@@ -69,7 +75,7 @@ pub struct Config {
     /// The settings that change while it runs, as they are at the start.
     pub live: Live,
     /// The file that changes them.
-    pub live_file: Option<PathBuf>,
+    pub live_file: Option<live::File>,
 }
 
 /// How to reach Redis.
@@ -213,6 +219,15 @@ mod tests {
             (&["--redis-url-file", "x", "--redis-url", "redis://redis"], "--redis-url"),
             (&["--redis-url", "redis://redis:port"], "--redis-url"),
             (&["--redis-url", "redis://redis,"], "--redis-url"),
+            (&["--redis-url", "redis://fd00::1"], "[fd00::1]"),
+            (&["--redis-url", "redis://fd00::1:6379"], "--redis-url has an IPv6 address without brackets"),
+            (&["--redis-url", "redis://[fd00::1"], "--redis-url"),
+            (&["--redis-url", "redis://[redis]:6379"], "--redis-url"),
+            (&["--redis-url", "redis://[::1]6379"], "--redis-url"),
+            (&["--redis-url", "redis://redis:63:79"], "--redis-url"),
+            (&["--redis-url", "redis://redis", "--redis-password-file", "/dev/null"], "--redis-password-file"),
+            (&["--redis-url", "rediss://redis", "--redis-ca-file", "/dev/null"], "--redis-ca-file"),
+            (&["--redis-url", "rediss://redis", "--redis-ca-file", "Cargo.toml"], "--redis-ca-file"),
             (&["--redis-url", "redis://redis", "--redis-password-file", "/does/not/exist"], "--redis-password-file"),
             (&["--redis-url", "redis://redis", "--redis-ca-file", "x"], "--redis-ca-file"),
             (&["--redis-url", "rediss://redis", "--redis-ca-file", "/does/not/exist"], "--redis-ca-file"),
@@ -323,6 +338,11 @@ mod tests {
         let words = ["collab-gateway", "--redis-url-file", path, "--jwt-secret-file", secret];
         let redis = Config::load(words.map(Into::into)).expect("works").redis.expect("a store");
         assert_eq!(redis.addresses, ["one:1", "two:6379"]);
+        write("redis://[::1],[fd00::2]:7");
+        assert_eq!(
+            redis.addresses_now().expect("reads"),
+            Some(vec!["[::1]:6379".to_owned(), "[fd00::2]:7".to_owned()])
+        );
         write("redis://three");
         assert_eq!(redis.addresses_now().expect("reads"), Some(vec!["three:6379".to_owned()]));
         for wrong in ["", "three", "rediss://three", "redis://three,"] {

@@ -2,7 +2,7 @@
 //!
 //! In: text. Out: hosts, durations, or what is wrong with them.
 
-use std::time::Duration;
+use std::{net::Ipv6Addr, time::Duration};
 
 use hyper::Uri;
 
@@ -21,13 +21,28 @@ pub(super) fn addresses(flag: &str, url: &str) -> Result<(bool, Vec<String>), Mi
     if hosts.contains(['@', '/']) {
         return Err(wrong("holds more than hosts; user and password have flags of their own"));
     }
-    let with_port = |host: &str| match host.rsplit_once(':') {
-        Some((name, port)) if !name.is_empty() && port.parse::<u16>().is_ok() => Ok(host.to_owned()),
-        None if !host.is_empty() => Ok(format!("{host}:6379")),
-        _ => Err(wrong("has a host that is empty or a port that is no number")),
-    };
-    let addresses = hosts.split(',').map(|host| with_port(host.trim())).collect::<Result<_, _>>()?;
+    let addresses = hosts.split(',').map(|host| with_port(host.trim()).map_err(&wrong)).collect::<Result<_, _>>()?;
     Ok((tls, addresses))
+}
+
+/// `host:port`, an IPv6 address in brackets.
+fn with_port(text: &str) -> Result<String, &'static str> {
+    let (host, port) = match text.find(']') {
+        Some(end) => text.split_at(end + 1),
+        None => text.split_at(text.find(':').unwrap_or(text.len())),
+    };
+    let is_host = match host.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')) {
+        Some(inside) => inside.parse::<Ipv6Addr>().is_ok(),
+        None if text.parse::<Ipv6Addr>().is_ok() => {
+            return Err("has an IPv6 address without brackets, such as redis://[fd00::1]:6379");
+        }
+        None => !host.is_empty() && !host.contains(['[', ']']),
+    };
+    match port.strip_prefix(':') {
+        Some(number) if is_host && number.parse::<u16>().is_ok() => Ok(text.to_owned()),
+        None if is_host && port.is_empty() => Ok(format!("{host}:6379")),
+        _ => Err("has a host that is empty or no address, or a port that is no number"),
+    }
 }
 
 /// `25s`, `1m30s`, `500ms`: the form that the resource uses too.

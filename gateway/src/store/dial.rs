@@ -183,13 +183,25 @@ fn tls(ca_file: Option<&Path>) -> Result<ClientConfig, StoreError> {
 /// # Errors
 /// When there are none.
 pub(crate) fn roots(path: &Path) -> Result<RootCertStore, StoreError> {
-    let wrong = |why: String| StoreError::Unavailable(format!("--redis-ca-file {}: {why}", path.display()));
+    authorities(path).map_err(|why| StoreError::Unavailable(format!("--redis-ca-file: {} {why}", path.display())))
+}
+
+/// Whether a file is one of certificates in PEM, for the start.
+///
+/// # Errors
+/// With what is wrong with it.
+pub(crate) fn check_authorities(path: &Path) -> Result<(), String> {
+    authorities(path).map(|_| ())
+}
+
+fn authorities(path: &Path) -> Result<RootCertStore, String> {
+    let unread = |error| format!("cannot be read: {error}");
     let mut roots = RootCertStore::empty();
-    for certificate in CertificateDer::pem_file_iter(path).map_err(|error| wrong(error.to_string()))? {
-        let certificate = certificate.map_err(|error| wrong(error.to_string()))?;
-        roots.add(certificate).map_err(|error| wrong(error.to_string()))?;
+    for certificate in CertificateDer::pem_file_iter(path).map_err(unread)? {
+        let certificate = certificate.map_err(unread)?;
+        roots.add(certificate).map_err(|error| format!("holds a certificate that cannot be used: {error}"))?;
     }
-    if roots.is_empty() { Err(wrong("holds no certificate".into())) } else { Ok(roots) }
+    if roots.is_empty() { Err("holds no certificate: PEM is needed".into()) } else { Ok(roots) }
 }
 
 /// The lines of the password file; one `None` where there is no file.

@@ -26,7 +26,7 @@ use bytes::Bytes;
 use document::{Point, Role, Verdict, Version};
 use tokio::sync::watch;
 
-pub(crate) use dial::{RawConnection, closed, connect_raw};
+pub(crate) use dial::{RawConnection, check_authorities, closed, connect_raw};
 pub use health::Away;
 pub use link::{Link, Script};
 pub use memory::MemoryStore;

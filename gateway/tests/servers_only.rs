@@ -198,6 +198,14 @@ async fn old_numbered_rows_make_room_for_new_ones(server: Server) {
     })
     .await;
     assert_eq!(text(&mut client, &["HLEN", "{doc:d}:clients"]).await, "1000");
+    // Whoever goes on after that is told that nothing of its count is known, and begins another.
+    let forgotten = |seq| NewEntry {
+        identity: Identity { id: "c0".into(), seq, by_gateway: true },
+        owner: "owner".into(),
+        ..entry("", 1, 0)
+    };
+    let verdicts = store.commit("d", &root, 0, &[forgotten(2)]).await.unwrap().verdicts;
+    assert_eq!(verdicts, [Verdict::Gap(0)]);
 }
 
 async fn old_rows_of_clients_make_room_though_nobody_saves(server: Server) {

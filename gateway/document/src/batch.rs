@@ -193,7 +193,7 @@ impl Document {
 
     fn on_verdict(&mut self, origin: Origin, verdict: Verdict, is_whole: bool) {
         if *origin.session == *HEALED_SESSION {
-            return self.on_healed(&origin, verdict);
+            return self.on_healed(&origin, verdict, is_whole);
         }
         if origin.connection.is_none() {
             return self.on_newline_verdict(&origin, verdict);
@@ -218,6 +218,7 @@ impl Document {
                     }
                 }
             }
+            Verdict::Gap(0) if origin.identity.is_forgotten() => self.count_anew(origin, is_whole),
             Verdict::Gap(last_seq) => {
                 let message = format!("a number before this one is missing; the last one was {last_seq}; join again");
                 let why = Refusal { last_seq: Some(last_seq), ..refusal(Code::SeqGap, message) };
@@ -228,6 +229,26 @@ impl Document {
             }
             Verdict::Behind => self.on_behind(origin),
         }
+    }
+
+    /// The store has forgotten its session's count, and so cannot tell whether it is in the log; the log itself can, once
+    /// this pod has all of it. Where it is not, it is sent under a new count.
+    fn count_anew(&mut self, origin: Origin, is_whole: bool) {
+        if let Some(version) = self.history.version_of(&origin.identity, &origin.user_id) {
+            return self.on_verdict(origin, Verdict::Dup(version), is_whole);
+        }
+        let mut origin = origin;
+        if is_whole && self.is_front(&origin) {
+            let first = origin.identity.clone();
+            origin.identity = first.counted_from(&first);
+            if let Some(connection) = self.origin_mut(&origin) {
+                connection.chain.count_anew();
+                if connection.counted.is_counted_with(&first) {
+                    connection.counted = connection.counted.counted_from(&first);
+                }
+            }
+        }
+        self.on_behind(origin);
     }
 
     /// It is not in the log: it is sent again, unless its user may not make it any more.

@@ -64,6 +64,15 @@ impl Chain {
         self.pending.get_mut(1)
     }
 
+    /// The store has forgotten the count that the first pending edit belongs to: the pending ones of that count are
+    /// counted anew.
+    pub(crate) fn count_anew(&mut self) {
+        let Some(first) = self.pending.front().map(|own| own.identity.clone()) else { return };
+        for own in self.pending.iter_mut().filter(|own| own.identity.is_counted_with(&first)) {
+            own.identity = own.identity.counted_from(&first);
+        }
+    }
+
     pub(crate) fn pending_bytes(&self) -> usize {
         self.pending_bytes
     }

@@ -5,7 +5,8 @@
 use std::sync::Arc;
 
 use crate::{
-    Canonical, ClientRow, ConnectionId, Form, Position, ReplyId, Role, User, Version, chain::Chain, queue::EditQueue,
+    Canonical, ClientRow, ConnectionId, Form, Identity, Position, ReplyId, Role, User, Version, chain::Chain,
+    queue::EditQueue,
 };
 
 /// One connection in the document, or one that has left it with edits that are not committed yet.
@@ -31,8 +32,8 @@ pub(crate) struct Connection {
     /// The highest number of this client that is in the log, and the version it has there.
     pub(crate) last_seq: u64,
     pub(crate) last_version: Version,
-    /// Numbers given to edits that have none.
-    pub(crate) gateway_seq: u64,
+    /// The last edit of this session that had no number and was given one.
+    pub(crate) counted: Identity,
     /// An edit was refused: the session takes no more.
     pub(crate) ended: bool,
     /// The socket is not being read.
@@ -127,7 +128,7 @@ impl Connection {
             taken_seq: 0,
             last_seq: 0,
             last_version: 0,
-            gateway_seq: 0,
+            counted: Identity::uncounted(self.session.clone()),
             ended: false,
             paused: false,
             present: false,
@@ -135,7 +136,7 @@ impl Connection {
         }
     }
 
-    /// Forgets everything of the session.
+    /// Forgets what the session has seen and sent. What it has counted stays: it may go on.
     pub(crate) fn reset(&mut self) {
         self.chain = Chain::default();
         self.inbox.take();
@@ -144,7 +145,6 @@ impl Connection {
         self.taken_seq = 0;
         self.last_seq = 0;
         self.last_version = 0;
-        self.gateway_seq = 0;
         self.ended = false;
         self.cursor = None;
     }

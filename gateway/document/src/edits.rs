@@ -139,11 +139,11 @@ impl Document {
         }
         let identity = match edit.seq {
             Some(seq) => Identity { id: connection.client_id.clone(), seq, by_gateway: false },
-            None => Identity { id: connection.session.clone(), seq: connection.gateway_seq + 1, by_gateway: true },
+            None => connection.counted.next(),
         };
         self.arrivals += 1;
         let own = Own {
-            identity,
+            identity: identity.clone(),
             ops: edit.ops,
             reply: edit.reply,
             arrival: self.arrivals,
@@ -157,7 +157,7 @@ impl Document {
         }
         match edit.seq {
             Some(seq) => connection.taken_seq = seq,
-            None => connection.gateway_seq += 1,
+            None => connection.counted = identity,
         }
         self.busy.insert(id);
     }

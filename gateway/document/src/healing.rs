@@ -91,10 +91,20 @@ impl Healing {
         Some(lost)
     }
 
+    /// The store has forgotten the count that this edit belongs to: it and those behind it are counted anew, on every pod
+    /// that puts them back alike.
+    fn count_anew(&mut self, place: usize) {
+        let Some(first) = self.list.get(place).map(|lost| lost.identity.clone()) else { return };
+        for lost in self.list.iter_mut().skip(place).filter(|lost| lost.identity.is_counted_with(&first)) {
+            lost.identity = lost.identity.counted_from(&first);
+            lost.sent = false;
+        }
+    }
+
     /// Takes out this edit and all of its client behind it: a number that is missing leaves no room for later ones.
     fn give_up(&mut self, place: usize) {
         let Some(first) = self.remove(place) else { return };
-        let is_later = |lost: &Lost| is_same_counter(&lost.identity, &first.identity);
+        let is_later = |lost: &Lost| lost.identity.is_counted_with(&first.identity);
         while let Some(ahead) = self.list.iter().skip(place).position(is_later) {
             self.remove(place + ahead);
         }
@@ -218,7 +228,7 @@ impl Document {
     }
 
     /// What became of an edit that was sent.
-    pub(crate) fn on_healed(&mut self, origin: &Origin, verdict: Verdict) {
+    pub(crate) fn on_healed(&mut self, origin: &Origin, verdict: Verdict, is_whole: bool) {
         if let Verdict::Ok(version) | Verdict::Dup(version) = verdict {
             self.heard = self.heard.max(version);
         }
@@ -230,6 +240,9 @@ impl Document {
         match verdict {
             Verdict::Ok(version) | Verdict::Dup(version) => lost.logged_as = Some(version),
             Verdict::Behind => {}
+            // Only the whole log shows that it is not there.
+            Verdict::Gap(0) if lost.identity.is_forgotten() && !is_whole => {}
+            Verdict::Gap(0) if lost.identity.is_forgotten() => healing.count_anew(place),
             Verdict::Gap(_) | Verdict::Overloaded => healing.give_up(place),
         }
     }
@@ -435,8 +448,4 @@ fn shape_of_inverse(ops: &Delta) -> Delta {
         Op::Delete { length } => inverse.insert(&"\u{FFFC}".repeat(*length), None),
     });
     inverse.chop()
-}
-
-fn is_same_counter(one: &Identity, other: &Identity) -> bool {
-    one.by_gateway == other.by_gateway && one.id == other.id
 }

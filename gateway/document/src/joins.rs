@@ -73,6 +73,7 @@ impl Document {
                     id,
                     user: join.user,
                     client_id: join.client_id,
+                    counted: Identity::uncounted(join.session.clone()),
                     session: join.session,
                     role: Role::Read,
                     revoked: false,
@@ -84,7 +85,6 @@ impl Document {
                     taken_seq: 0,
                     last_seq: 0,
                     last_version: 0,
-                    gateway_seq: 0,
                     ended: false,
                     paused: false,
                     present: false,
@@ -250,6 +250,7 @@ impl Document {
             self.draining.push(left);
         }
         connection.reset();
+        connection.counted = Identity::uncounted(session.clone());
         connection.session = session;
         connection.stage = Stage::Joining(Box::new(joining));
         self.connections.insert(connection);

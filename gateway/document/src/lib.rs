@@ -24,6 +24,7 @@ mod healing;
 mod input;
 mod joins;
 mod learning;
+mod numbering;
 mod people;
 mod presence;
 mod queue;

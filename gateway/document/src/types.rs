@@ -28,7 +28,8 @@ pub struct Point {
 pub struct Identity {
     pub id: Arc<str>,
     pub seq: u64,
-    /// Whether the gateway numbered it: such rows are fewer and live shorter.
+    /// Whether the gateway numbered it: such rows are fewer and live shorter. One that is gone is begun anew under another
+    /// name.
     pub by_gateway: bool,
 }
 

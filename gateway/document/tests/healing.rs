@@ -124,6 +124,57 @@ fn an_edit_that_cannot_be_put_back_leaves_the_others_their_way() {
 }
 
 #[test]
+fn what_belongs_to_a_count_that_the_store_has_forgotten_is_put_back_once() {
+    let mut world = World::new(1);
+    world.run_all();
+    for _ in 0..3 {
+        world.edit(0, false);
+        world.run_all();
+    }
+    (1..PODS).for_each(|pod| world.ask(pod));
+    world.run_all();
+    assert_eq!(world.log.len(), 3);
+    // The first edit stays, but its session rested for long.
+    world.lose(2);
+    world.forgotten = 1;
+    (0..PODS).for_each(|pod| world.input(pod, Input::Forked));
+    world.run_all();
+    assert_eq!(world.log.len(), 3, "both are put back, each once: {:?}", world.log);
+    world.edit(0, false);
+    world.run_all();
+    (1..PODS).for_each(|pod| world.ask(pod));
+    world.run_all();
+    let whole = world.whole();
+    assert_eq!(world.log.len(), 4, "and its writer goes on");
+    assert!(world.pods.iter().all(|pod| pod.document.missing() == 0 && pod.document.content() == whole.content()));
+}
+
+#[test]
+fn early_edits_of_a_join_that_is_carried_over_are_counted_on() {
+    let mut world = World::new(1);
+    world.run_all();
+    let connection = ConnectionId(77);
+    let plain = |at: usize, text: &str| Edit {
+        connection,
+        version: 0,
+        ops: Delta::new().retain(at, None).insert(text, None),
+        unreadable: None,
+        seq: None,
+        session: None,
+        reply: Some(ReplyId(at as u64)),
+    };
+    world.join(0, 77);
+    world.input(0, Input::Edit(plain(0, "y")));
+    // It is on its way to the store, and so is still not in the document, when the history changes.
+    world.carry_out_all_lookups(0);
+    world.input(0, Input::Forked);
+    world.input(0, Input::Edit(plain(1, "z")));
+    world.run_all();
+    assert_eq!(world.log.len(), 2, "{:?}", world.log);
+    assert_eq!(world.pods[0].document.content().plain_text().matches(['y', 'z']).count(), 2);
+}
+
+#[test]
 fn what_a_departed_client_sent_survives_opening_anew() {
     let mut world = World::new(1);
     world.run_all();
@@ -184,6 +235,8 @@ struct World {
     tokens: BTreeMap<Identity, char>,
     met: BTreeMap<&'static str, u32>,
     hold_durable: bool,
+    /// Counts of gateways up to this version are not known any more.
+    forgotten: Version,
 }
 
 impl World {
@@ -203,6 +256,7 @@ impl World {
             tokens: BTreeMap::new(),
             met: BTreeMap::new(),
             hold_durable: false,
+            forgotten: 0,
         };
         world.pods = (0..PODS).map(|pod| world.fresh(pod)).collect();
         for pod in 0..PODS {
@@ -396,6 +450,18 @@ impl World {
         }
     }
 
+    /// The store answers this pod's lookups.
+    fn carry_out_all_lookups(&mut self, pod: usize) {
+        let is_lookup = |job: &Job| matches!(job, Job::Lookup(..));
+        self.pods[pod].jobs.make_contiguous().sort_by_key(|job| !is_lookup(job));
+        while self.pods[pod].jobs.front().is_some_and(is_lookup) {
+            self.carry_out(pod);
+        }
+        for reply in std::mem::take(&mut self.pods[pod].replies) {
+            self.input(pod, reply);
+        }
+    }
+
     fn carry_out(&mut self, pod: usize) {
         let Some(job) = self.pods[pod].jobs.pop_front() else { return };
         if self.hold_durable && matches!(job, Job::Durable(_)) {
@@ -459,7 +525,9 @@ impl World {
 
     fn last(&self, identity: &Identity) -> (u64, Version) {
         let own = |logged: &&Logged| {
-            logged.entry.identity.id == identity.id && logged.entry.identity.by_gateway == identity.by_gateway
+            let found = &logged.entry.identity;
+            let is_forgotten = found.by_gateway && logged.at.version <= self.forgotten;
+            found.id == identity.id && found.by_gateway == identity.by_gateway && !is_forgotten
         };
         let last = self.log.iter().rev().find(own);
         last.map_or((0, 0), |logged| (logged.entry.identity.seq, logged.at.version))

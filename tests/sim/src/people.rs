@@ -140,6 +140,9 @@ impl World {
         let drop = matches!(code, Code::BadRequest | Code::OpInvalid | Code::ReadOnly | Code::DocumentTooLarge);
         let editor = &mut self.clients[client];
         if editor.plain {
+            if code == Code::SeqGap {
+                return Err(Broken(format!("{}, which has no numbers, was told that one is missing", editor.id)));
+            }
             editor.forget();
         } else if drop {
             self.counts.meet(Met::Dropped);

@@ -159,6 +159,21 @@ impl Desk {
         Verdict::Ok(version)
     }
 
+    /// The commit call that is held back, taken out of the store's hands.
+    pub(crate) fn held_commit(&mut self) -> Batch {
+        let place = self.held.iter().position(|command| matches!(command, Command::Commit(_))).expect("a commit");
+        match self.held.remove(place) {
+            Command::Commit(batch) => batch,
+            other => unreachable!("{other:?}"),
+        }
+    }
+
+    /// The row of an entry's counter as it is when this is its last number.
+    pub(crate) fn row_of(&self, entry: &Entry, last_seq: u64) -> ClientRow {
+        let (client_id, owner) = (entry.identity.id.clone(), entry.user_id.clone());
+        ClientRow { client_id, owner, last_seq, version: self.log.len() as Version }
+    }
+
     fn after(&self, version: Version) -> Vec<Logged> {
         self.log.iter().skip(version as usize).cloned().collect()
     }

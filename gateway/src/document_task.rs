@@ -50,7 +50,7 @@ const LINGER: Duration = Duration::from_secs(5);
 /// While pods drain nobody comes back here; only mail that is under way is waited for.
 const LINGER_DRAINING: Duration = Duration::from_millis(10);
 /// What a document takes besides its content and history: its task, its mailbox, its subscription.
-const DOCUMENT_BYTES: usize = 12 << 10;
+const DOCUMENT_BYTES: usize = 16 << 10;
 
 /// Runs until the document is closed. Its opening is traced under the span of the join that asked for it.
 pub(crate) async fn run(inner: Arc<Inner>, id: Arc<str>, mail: mpsc::Receiver<Box<Mail>>, span: Span) {

@@ -11,51 +11,102 @@ use prometheus_client::{
 /// From half a millisecond to ten seconds.
 const SECONDS_BUCKETS: [f64; 14] = [0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0];
 
-/// Why a connection was refused, in the order in which it can happen: `unheard`, `tls`, `bad_http`,
-/// `slow_request`; a reason of [`crate::upgrade::Refusal`] or [`crate::admission::Later`]; `no_connect` (not in time, or
-/// something else first); a code of [`crate::auth::Denial`], or what cannot answer about the user; `max_connections_per_user`.
+/// All values that labels ever have, of each metric by its name without prefix and ending. What counts is checked against
+/// it where there are debug assertions, so that no value comes from outside or is forgotten here.
+pub const LABELS: [(&str, &str, &[&str]); 7] = [
+    // Why a connection was refused, about in the order in which it can happen.
+    (
+        "connections_refused",
+        "reason",
+        &[
+            "unheard", // It said nothing for longer than others, and there were too many.
+            "tls",
+            "bad_http",
+            "slow_request",
+            // Of the upgrade.
+            "unknown_transport",
+            "unknown_sid",
+            "bad_method",
+            "bad_request",
+            "unsupported_version",
+            "websocket_version",
+            "origin",
+            // 503.
+            "draining",
+            "accept_rate",
+            "max_connections",
+            "no_connect", // Not in time, or something else first.
+            // The codes that clients get.
+            "TOKEN_REQUIRED",
+            "TOKEN_INVALID",
+            "TOKEN_EXPIRED",
+            "USER_NOT_FOUND",
+            // Nobody could tell who it is.
+            "store_unavailable",
+            "keys_unavailable",
+            "held_max",
+            "max_connections_per_user",
+        ],
+    ),
+    // What bytes are held for.
+    ("held_bytes", "what", &["frames", "inbox", "edits", "documents"]),
+    // What was held up or ended while memory was used up: connections for their `inbox` or `outbox`, `edits` that waited, a
+    // `join` that was put off, an `unused` document that was closed early, the `growth` of a large one.
+    ("overloaded", "what", &["inbox", "outbox", "edits", "join", "unused", "growth"]),
+    // What came too fast; `user_join`: all connections of a user are counted.
+    ("rate_limited", "event", &["cursor", "typing", "join", "user_join"]),
+    ("webhook_requests", "hook", &["users", "access"]),
+    // What became of a request to a webhook; `crowded`: too many waited for their turn; `given_up`: nobody waits for it any
+    // more.
+    (
+        "webhook_requests",
+        "outcome",
+        &["found", "not_found", "late", "failed", "status", "unreadable", "crowded", "given_up"],
+    ),
+    ("key_set_fetches", "outcome", &["changed", "unchanged", "failed"]),
+];
+
+/// Why a connection was refused.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 pub struct Refused {
-    /// From a fixed set in the code.
+    /// One of [`LABELS`].
     pub reason: &'static str,
 }
 
-/// What bytes are held for: `frames`, `inbox`, `edits` or `documents`.
+/// What bytes are held for.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 pub struct Held {
-    /// From a fixed set in the code.
+    /// One of [`LABELS`].
     pub what: &'static str,
 }
 
-/// What was held up or ended while the pod's memory was used up: connections for their `inbox` or `outbox`, `edits` that
-/// waited, a `join` that was put off, an `unused` document that was closed early, the `growth` of a large one.
+/// What was held up or ended while the pod's memory was used up.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 pub struct Overloaded {
-    /// From a fixed set in the code.
+    /// One of [`LABELS`].
     pub what: &'static str,
 }
 
-/// What came too fast: `cursor`, `typing`, `join`, or `user_join` where all connections of a user are counted.
+/// What came too fast.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 pub struct Limited {
-    /// From a fixed set in the code.
+    /// One of [`LABELS`].
     pub event: &'static str,
 }
 
-/// What became of a request to a webhook: `found`, `not_found`, `late`, `failed`, `status`, `unreadable`, `crowded` (too
-/// many waited for their turn) or `given_up` (nobody waits for it any more).
+/// What became of a request to a webhook.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 pub struct WebhookOutcome {
-    /// `users` or `access`.
+    /// One of [`LABELS`].
     pub hook: &'static str,
-    /// From a fixed set in the code.
+    /// One of [`LABELS`].
     pub outcome: &'static str,
 }
 
-/// What became of a fetch of the key set: `changed`, `unchanged` or `failed`.
+/// What became of a fetch of the key set.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 pub struct FetchOutcome {
-    /// From a fixed set in the code.
+    /// One of [`LABELS`].
     pub outcome: &'static str,
 }
 
@@ -212,21 +263,32 @@ impl Default for Metrics {
 impl Metrics {
     /// Counts a refusal.
     pub fn refuse(&self, reason: &'static str) {
+        debug_assert!(is_known("connections_refused", "reason", reason), "{reason} is not in the list");
         self.connections_refused.get_or_create(&Refused { reason }).inc();
     }
 
     /// Counts what memory that is used up did.
     pub fn overload(&self, what: &'static str) {
+        debug_assert!(is_known("overloaded", "what", what), "{what} is not in the list");
         self.overloaded.get_or_create(&Overloaded { what }).inc();
+    }
+
+    /// Counts an event that came too fast.
+    pub fn limit(&self, event: &'static str) {
+        debug_assert!(is_known("rate_limited", "event", event), "{event} is not in the list");
+        self.rate_limited.get_or_create(&Limited { event }).inc();
     }
 
     /// Counts a request to a webhook.
     pub fn webhook(&self, hook: &'static str, outcome: &'static str) {
+        debug_assert!(is_known("webhook_requests", "hook", hook), "{hook} is not in the list");
+        debug_assert!(is_known("webhook_requests", "outcome", outcome), "{outcome} is not in the list");
         self.webhook_requests.get_or_create(&WebhookOutcome { hook, outcome }).inc();
     }
 
     /// Counts a fetch of the key set.
     pub fn key_set_fetch(&self, outcome: &'static str) {
+        debug_assert!(is_known("key_set_fetches", "outcome", outcome), "{outcome} is not in the list");
         self.key_set_fetches.get_or_create(&FetchOutcome { outcome }).inc();
     }
 
@@ -237,6 +299,11 @@ impl Metrics {
         let _ = encode(&mut text, &self.registry);
         text
     }
+}
+
+/// Whether [`LABELS`] has this value.
+pub fn is_known(metric: &str, label: &str, value: &str) -> bool {
+    LABELS.iter().any(|(of, name, values)| *of == metric && *name == label && values.contains(&value))
 }
 
 #[cfg(test)]

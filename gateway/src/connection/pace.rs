@@ -12,7 +12,7 @@ use crate::{
     clock::milliseconds,
     live::Live,
     meter::{Meter, Rate},
-    metrics::{Limited, Metrics},
+    metrics::Metrics,
     registry::Seat,
 };
 
@@ -76,7 +76,7 @@ impl Pace {
             Paced::Typing => (&mut self.typing, live.cursor_rate, CURSOR_BURST, "typing"),
         };
         meter.take(Rate { per_second, burst }, Instant::now()).map_err(|wait| {
-            metrics.rate_limited.get_or_create(&Limited { event }).inc();
+            metrics.limit(event);
             let spread_ms = if paced == Paced::Join { rand::random_range(0..=JOIN_SPREAD_MS) } else { 0 };
             refusal(per_second, "on one connection", milliseconds(wait).saturating_add(spread_ms))
         })
@@ -90,7 +90,7 @@ impl Pace {
 pub(super) fn take_user_join(seat: &Seat, live: &Live, metrics: &Metrics) -> Result<(), Refusal> {
     let rate = Rate { per_second: live.join_rate.saturating_mul(USER_JOINS), burst: JOIN_BURST };
     seat.take_join(rate, Instant::now()).map_err(|wait| {
-        metrics.rate_limited.get_or_create(&Limited { event: "user_join" }).inc();
+        metrics.limit("user_join");
         let spread_ms = rand::random_range(0..=JOIN_SPREAD_MS);
         refusal(rate.per_second, "of one user", milliseconds(wait).saturating_add(spread_ms))
     })

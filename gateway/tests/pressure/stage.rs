@@ -37,8 +37,8 @@ const USERS: [&str; 3] = ["ann", "bob", "eve"];
 pub enum Effect {
     /// Nothing can be committed.
     Held,
-    /// Everything takes longer.
-    Slow,
+    /// Everything takes longer: commits this long in the mean, at least.
+    Slow(Duration),
 }
 
 /// The servers as they are hurt.
@@ -107,8 +107,21 @@ pub async fn withstand(
                 assert!(ready.starts_with("200 ok, but the store"), "{ready}");
                 assert_eq!(get(admin, "/livez").await, "200 ok\n");
             }
-        } else {
+        }
+        if let Effect::Slow(least) = effect {
+            let before = [commits(admins[0]).await, commits(admins[1]).await];
             progress(admins, VERSIONS).await;
+            for (admin, before) in admins.into_iter().zip(before) {
+                // A switch is told of, too, and is soon over.
+                eventually("the gateway says that it works", async || {
+                    store_up(admin).await == 1 && get(admin, "/readyz").await == "200 ok\n"
+                })
+                .await;
+                assert_eq!(get(admin, "/livez").await, "200 ok\n");
+                let (count, seconds) = commits(admin).await;
+                let mean = (seconds - before.1) / (count - before.0);
+                assert!(mean >= least.as_secs_f64(), "the metrics do not tell it: {mean} s a commit");
+            }
         }
         heal(&mut trouble).await;
         let healed = Instant::now();
@@ -137,6 +150,12 @@ pub async fn withstand(
         let errors: Vec<_> = editor.heard.iter().filter(|(name, _)| name == "error").collect();
         assert!(errors.is_empty(), "{}: {errors:?}", editor.user);
     }
+}
+
+/// How many edits were committed so far, and how long that took for each, together.
+async fn commits(admin: SocketAddr) -> (f64, f64) {
+    let value = async |name| value(admin, name).await.parse().unwrap();
+    (value("collab_gateway_edit_commit_seconds_count").await, value("collab_gateway_edit_commit_seconds_sum").await)
 }
 
 /// Waits until edits of both gateways went through, this many each.
@@ -175,9 +194,13 @@ async fn store_up(admin: SocketAddr) -> u64 {
 }
 
 pub async fn metric(admin: SocketAddr, name: &str) -> u64 {
+    value(admin, name).await.parse().unwrap()
+}
+
+async fn value(admin: SocketAddr, name: &str) -> String {
     let text = get(admin, "/metrics").await;
     let value = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
-    value.unwrap_or_else(|| panic!("no {name} in {text}")).parse().unwrap()
+    value.unwrap_or_else(|| panic!("no {name} in {text}")).to_owned()
 }
 
 /// Status and body.

@@ -1,12 +1,11 @@
 //! A place in a document that goes forward, for looking at what stands there.
 //!
 //! In: a document, and lengths. Out: what stands on both sides of the place, and what lies on the way. Where nothing is
-//! looked at, nothing is searched for: the way begins where the last edit was.
+//! looked at, nothing is searched for.
 
 use crate::{
     Invalid, Rope,
     leaf::{Leaf, Piece},
-    rope::Place,
     size::{Formatting, Run},
 };
 
@@ -14,7 +13,8 @@ use crate::{
 pub(crate) struct Cursor<'a> {
     rope: &'a Rope,
     at: usize,
-    place: Place,
+    /// The first leaf that ends at or behind `at`, and where it begins; it may be an earlier one until it is looked for.
+    leaf: Option<(&'a Leaf, usize)>,
     /// The first piece of the leaf that ends at or behind `at`, and how much of it lies before; none: not looked for yet.
     spot: Option<Spot>,
 }
@@ -36,7 +36,7 @@ pub(crate) struct Part<'a> {
 impl<'a> Cursor<'a> {
     /// The start of the document.
     pub(crate) fn new(rope: &'a Rope) -> Self {
-        Self { rope, at: 0, place: rope.finger, spot: None }
+        Self { rope, at: 0, leaf: None, spot: None }
     }
 
     /// Goes on by so many units.
@@ -59,8 +59,7 @@ impl<'a> Cursor<'a> {
             spot = Spot { piece: spot.piece + 1, inside: 0 };
         }
         if self.piece(spot.piece).is_none() {
-            self.place.start += self.leaf().map_or(0, Leaf::units);
-            self.place.leaf += 1;
+            self.leaf = self.next_leaf();
             spot = Spot { piece: 0, inside: 0 };
         }
         let piece = self.piece(spot.piece).ok_or(Invalid::PastEnd)?;
@@ -81,7 +80,7 @@ impl<'a> Cursor<'a> {
         } else {
             match spot.piece.checked_sub(1) {
                 Some(before) => self.piece(before),
-                None => self.rope.leaves.get(self.place.leaf.checked_sub(1)?)?.pieces().last(),
+                None => self.leaf_before()?.pieces().last(),
             }
         };
         piece?.run().formatting()
@@ -91,7 +90,7 @@ impl<'a> Cursor<'a> {
     pub(crate) fn after(&mut self) -> Option<Run<'a>> {
         let spot = self.spot();
         let here = self.piece(spot.piece).filter(|piece| spot.inside < piece.units());
-        let next = || self.rope.leaves.get(self.place.leaf + 1)?.piece(0);
+        let next = || self.next_leaf()?.0.piece(0);
         here.or_else(|| self.piece(spot.piece + 1)).or_else(next).map(Piece::run)
     }
 
@@ -104,16 +103,24 @@ impl<'a> Cursor<'a> {
         if let Some(spot) = self.spot {
             return spot;
         }
-        self.place = self.rope.find(self.place, self.at);
-        let (piece, inside) = self.leaf().map_or((0, 0), |leaf| leaf.find(self.at - self.place.start));
+        let is_here = |(leaf, start): &(&Leaf, usize)| *start < self.at && self.at <= start + leaf.units();
+        self.leaf = self.leaf.filter(is_here).or_else(|| self.rope.root.leaf_at(self.at));
+        let (piece, inside) = self.leaf.map_or((0, 0), |(leaf, start)| leaf.find(self.at - start));
         *self.spot.insert(Spot { piece, inside })
     }
 
-    fn leaf(&self) -> Option<&'a Leaf> {
-        self.rope.leaves.get(self.place.leaf)
+    fn leaf_before(&self) -> Option<&'a Leaf> {
+        let (_, start) = self.leaf.filter(|(_, start)| *start > 0)?;
+        self.rope.root.leaf_at(start).map(|(leaf, _)| leaf)
+    }
+
+    fn next_leaf(&self) -> Option<(&'a Leaf, usize)> {
+        let (leaf, start) = self.leaf?;
+        let end = start + leaf.units();
+        if end < self.rope.length_utf16() { self.rope.root.leaf_at(end + 1) } else { None }
     }
 
     fn piece(&self, index: usize) -> Option<&'a Piece> {
-        self.leaf()?.piece(index)
+        self.leaf?.0.piece(index)
     }
 }

@@ -30,6 +30,7 @@ pub(crate) const FRAME_BYTES: usize = 14;
 
 impl Op {
     /// Its length in UTF-16 units.
+    #[inline]
     pub fn length(&self) -> usize {
         match self {
             Op::Insert { text, .. } => utf16_length(text),

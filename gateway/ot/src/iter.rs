@@ -8,7 +8,6 @@ use crate::{
     attributes::Attributes,
     byte_index,
     delta::{Delta, Op},
-    utf16_length,
 };
 
 /// What kind of component comes next.
@@ -31,9 +30,7 @@ pub(crate) struct Walk<'a> {
 
 impl<'a> Walk<'a> {
     pub(crate) fn new(delta: &'a Delta) -> Self {
-        let mut walk = Self { ops: &delta.ops, index: 0, taken: 0, length: 0 };
-        walk.measure();
-        walk
+        Self { ops: &delta.ops, index: 0, taken: 0, length: length_of(delta.ops.first()) }
     }
 
     pub(crate) fn has_next(&self) -> bool {
@@ -63,7 +60,7 @@ impl<'a> Walk<'a> {
         if self.taken >= self.length && self.has_next() {
             self.index += 1;
             self.taken = 0;
-            self.measure();
+            self.length = length_of(self.ops.get(self.index));
         }
     }
 
@@ -88,12 +85,9 @@ impl<'a> Walk<'a> {
         self.skip(length);
         Ok(op)
     }
+}
 
-    fn measure(&mut self) {
-        self.length = match self.ops.get(self.index) {
-            Some(Op::Insert { text, .. }) => utf16_length(text),
-            Some(op) => op.length(),
-            None => usize::MAX,
-        };
-    }
+/// The length of a component; endless behind the last one.
+fn length_of(op: Option<&Op>) -> usize {
+    op.map_or(usize::MAX, Op::length)
 }

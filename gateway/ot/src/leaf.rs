@@ -184,6 +184,16 @@ impl Leaf {
         self.pieces.len() <= SMALL_LEAF_PIECES
     }
 
+    /// How many pieces it has.
+    pub(crate) fn width(&self) -> usize {
+        self.pieces.len()
+    }
+
+    /// Whether it is neither small nor too large.
+    pub(crate) fn is_sound(&self) -> bool {
+        (SMALL_LEAF_PIECES + 1..=LEAF_PIECES).contains(&self.pieces.len())
+    }
+
     pub(crate) fn ends_with_newline(&self) -> bool {
         matches!(self.pieces.last().map(|piece| &piece.content), Some(Content::Text(text)) if text.ends_with('\n'))
     }
@@ -265,6 +275,8 @@ impl Leaf {
             more.push(Leaf::new(self.pieces.split_off(keep)));
         }
         more.reverse();
+        // A large insert leaves no empty room behind.
+        self.pieces.shrink_to(LEAF_PIECES);
         self.units = self.pieces.iter().map(Piece::units).sum();
         Some(more)
     }

@@ -22,6 +22,7 @@ mod normal;
 mod rope;
 mod size;
 mod transform;
+mod tree;
 
 pub use attributes::Attributes;
 pub use delta::{Delta, Op};

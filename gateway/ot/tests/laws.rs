@@ -2,7 +2,7 @@
 
 mod common;
 
-use common::{change, document, places, random, seed};
+use common::{Nulls, attributes, change, document, document_of, places, random, seed};
 use ot::{Bias, Delta, Invalid, MAX_ATTRIBUTE_BYTES, Op, Rope, Side, cross};
 
 const CASES: u64 = 20_000;
@@ -91,6 +91,45 @@ fn the_rope_shows_what_composing_gives() {
         rope.apply(&clear).unwrap();
         assert_eq!((rope.length_utf16(), rope.bytes()), (0, 0), "case {case}");
     }
+}
+
+/// Long enough for branches above branches.
+#[test]
+fn a_document_of_many_leaves_shows_what_composing_gives() {
+    use rand::Rng;
+    let mut random = random(seed());
+    let mut content = document_of(&mut random, 12_000, Nulls::OnRetainsOnly);
+    let mut rope = Rope::from_delta(&content).unwrap();
+    for step in 0..160 {
+        let places = places(&content);
+        let mut place = |most: usize| {
+            let from = random.random_range(0..places.len());
+            let to = (from + random.random_range(0..=most)).min(places.len() - 1);
+            (places[from], places[to] - places[from])
+        };
+        // Mostly a few characters, now and then half of the document.
+        let (from, length) = place(if step % 16 == 0 { places.len() / 2 } else { 1 << (step % 8) });
+        let start = Delta::new().retain(from, None);
+        let edit = match step % 4 {
+            0 => start.retain(length, attributes(&mut random, true)),
+            1 | 2 => start.delete(length),
+            _ => document_of(&mut random, 1 << (step % 12), Nulls::OnRetainsOnly).ops().iter().fold(
+                start,
+                |mut edit, op| {
+                    edit.push(op.clone());
+                    edit
+                },
+            ),
+        };
+        let edit = edit.chop();
+        content = content.compose(&edit).unwrap();
+        rope.apply(&edit).unwrap();
+        assert_eq!(rope.length_utf16(), content.length(), "step {step}");
+        if step % 20 == 0 {
+            assert!(rope.to_delta() == content, "step {step}: {edit:?}");
+        }
+    }
+    assert!(rope.to_delta() == content);
 }
 
 #[test]

@@ -64,7 +64,13 @@ pub(crate) fn document(random: &mut StdRng, most: usize) -> Delta {
 }
 
 pub(crate) fn document_with(random: &mut StdRng, most: usize, nulls: Nulls) -> Delta {
-    (0..random.random_range(0..=most)).fold(Delta::new(), |delta, _| push_insert(random, delta, nulls))
+    let inserts = random.random_range(0..=most);
+    document_of(random, inserts, nulls)
+}
+
+/// A document of so many inserts, some of which become one.
+pub(crate) fn document_of(random: &mut StdRng, inserts: usize, nulls: Nulls) -> Delta {
+    (0..inserts).fold(Delta::new(), |delta, _| push_insert(random, delta, nulls))
 }
 
 /// A change that fits the document.

@@ -1,9 +1,11 @@
 //! Operations a second of the OT core on real traces, beside npm quill-delta: applying a whole session to the rope, and
-//! transforming neighbouring edits against each other.
+//! transforming neighbouring edits against each other; and what an edit costs in documents of any size.
 //!
 //! In: `COLLAB_BENCH_PEERS`, the folder of the peers. Out: criterion's figures of wall-clock time; rows of the table, in
 //! CPU time, which other processes disturb less.
 #![allow(missing_docs, reason = "criterion's macros make public items")]
+
+mod sizes;
 
 use std::process::Command;
 
@@ -60,6 +62,7 @@ fn rows() -> Result<()> {
         rows.push(row("apply", applied, APPLIED_MIN, peer.map(|(apply, _)| apply)));
         rows.push(row("transform", transformed, TRANSFORMED_MIN, peer.map(|(_, transform)| transform)));
     }
+    rows.extend(sizes::rows()?);
     write(&rows)
 }
 

@@ -1,11 +1,6 @@
-//! A primary that is lost takes the end of the log with it; pods that have it put it back.
+//! Pods, their clients, a store that can lose its end, and the calls between them.
 //!
-//! Random schedules: pods with one client each write into one log, the log loses its tail, answers of the old primary
-//! come late, calls are answered late or twice, pods die in the middle. At the end everything that a pod had when it
-//! noticed is in the log, once, and all copies are equal.
-//! `HEAL_SEED=7` plays one run again, `HEAL_RUNS` more of them.
-
-#![allow(clippy::wildcard_enum_match_arm, clippy::expect_used, reason = "tests look for one variant among many")]
+//! In: what is to happen next, by name or at random. Out: the log, the pods' documents and what their clients were told.
 
 use std::{
     collections::{BTreeMap, BTreeSet, VecDeque, hash_map::DefaultHasher},
@@ -15,196 +10,14 @@ use std::{
 
 use document::{
     Answer, Batch, ClientRow, Command, CommitReply, ConnectionId, Document, Edit, Entry, Event, Form, Identity, Input,
-    Join, Leaving, Logged, Lookup, Point, ReplyId, Role, Settings, Snapshot, User, Verdict, Version,
+    Join, Logged, Lookup, Point, ReplyId, Role, Settings, Snapshot, User, Verdict, Version,
 };
 use ot::Delta;
 
-const RUNS: u64 = 1_500;
-const PODS: usize = 3;
-
-#[test]
-fn whatever_a_pod_still_holds_is_put_back_once_and_all_copies_are_equal() {
-    let number = |name: &str| std::env::var(name).ok().and_then(|text| text.parse::<u64>().ok());
-    let seeds = match number("HEAL_SEED") {
-        Some(seed) => seed..seed + 1,
-        None => 1..1 + number("HEAL_RUNS").unwrap_or(RUNS),
-    };
-    let mut met = BTreeMap::<&str, u32>::new();
-    for seed in seeds {
-        let mut world = World::new(seed);
-        let played = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| world.play()));
-        assert!(played.is_ok(), "HEAL_SEED={seed}");
-        for (what, count) in world.met {
-            *met.entry(what).or_default() += count;
-        }
-    }
-    eprintln!("{met:?}");
-    for what in ["lost", "put back", "found", "late", "two healers", "died healing", "out of order", "failed again"] {
-        assert!(
-            std::env::var_os("HEAL_SEED").is_some() || met.get(what).is_some_and(|count| *count > 0),
-            "no {what}: {met:?}"
-        );
-    }
-}
-
-#[test]
-fn an_acknowledgement_that_waits_comes_when_its_edit_is_put_back() {
-    let mut world = World::with(1, Settings { durable_acks: true, ..Settings::default() });
-    world.run_all();
-    world.edit(0, true);
-    world.run_all_but_durable();
-    assert_eq!(world.log.len(), 1);
-    world.lose(1);
-    world.input(0, Input::Forked);
-    world.run_all();
-    assert_eq!(world.log.len(), 1, "put back");
-    assert_eq!(world.answers, [(1, Ok(1))], "and acknowledged, as the version that it has now");
-}
-
-/// Pod 0 has two edits of its own client and one of pod 1's between them, and is about to put them back.
-fn three_to_put_back() -> (World, Batch) {
-    let mut world = World::new(1);
-    world.run_all();
-    for pod in [0, 1, 0] {
-        world.edit(pod, true);
-        world.run_all();
-        world.ask(0);
-        world.run_all();
-    }
-    assert_eq!(world.log.len(), 3);
-    world.lose(3);
-    world.input(0, Input::Forked);
-    let batch = world.take_commit(0);
-    (world, batch)
-}
-
-#[test]
-fn what_was_lost_goes_back_in_one_call() {
-    let (mut world, batch) = three_to_put_back();
-    assert_eq!(batch.entries.iter().map(|entry| entry.base).collect::<Vec<_>>(), [0, 1, 2]);
-    let reply = world.commit(&batch);
-    assert_eq!(reply.verdicts, [1, 2, 3].map(Verdict::Ok));
-    world.input(0, Input::Committed(reply));
-    assert_eq!(world.pods[0].document.missing(), 0);
-}
-
-#[test]
-fn what_something_came_before_is_put_back_in_the_next_call() {
-    let (mut world, batch) = three_to_put_back();
-    let other = Entry {
-        identity: Identity { id: "other".into(), seq: 1, by_gateway: false },
-        client_id: "other".into(),
-        ops: Delta::new().insert("first", None),
-        ..batch.entries[0].clone()
-    };
-    world.commit(&Batch { entries: vec![other], ..batch.clone() });
-    let reply = world.commit(&batch);
-    assert_eq!(reply.verdicts, [Verdict::Ok(2), Verdict::Behind, Verdict::Behind]);
-    world.input(0, Input::Committed(reply));
-    let rest = world.take_commit(0);
-    assert_eq!(rest.entries.iter().map(|entry| entry.base).collect::<Vec<_>>(), [2, 3]);
-    world.pods[0].jobs.push_back(Job::Commit(rest));
-    world.run_all();
-    assert_eq!(world.log.len(), 4);
-    assert_eq!(world.pods[0].document.content(), world.whole().content());
-}
-
-#[test]
-fn an_edit_that_cannot_be_put_back_leaves_the_others_their_way() {
-    let (mut world, _) = three_to_put_back();
-    let verdicts = vec![Verdict::Gap(0), Verdict::Behind, Verdict::Behind];
-    world.input(0, Input::Committed(CommitReply { verdicts, tail: Vec::new(), more: false, forked: false }));
-    let next = world.take_commit(0);
-    assert_eq!(next.entries.len(), 1, "both edits of the client are given up: {next:?}");
-    assert_eq!(&*next.entries[0].client_id, &*world.pods[1].client);
-    world.pods[0].jobs.push_back(Job::Commit(next));
-    world.run_all();
-    assert_eq!(world.log.len(), 1);
-    assert_eq!(world.pods[0].document.content(), world.whole().content());
-}
-
-#[test]
-fn what_belongs_to_a_count_that_the_store_has_forgotten_is_put_back_once() {
-    let mut world = World::new(1);
-    world.run_all();
-    for _ in 0..3 {
-        world.edit(0, false);
-        world.run_all();
-    }
-    (1..PODS).for_each(|pod| world.ask(pod));
-    world.run_all();
-    assert_eq!(world.log.len(), 3);
-    // The first edit stays, but its session rested for long.
-    world.lose(2);
-    world.forgotten = 1;
-    (0..PODS).for_each(|pod| world.input(pod, Input::Forked));
-    world.run_all();
-    assert_eq!(world.log.len(), 3, "both are put back, each once: {:?}", world.log);
-    world.edit(0, false);
-    world.run_all();
-    (1..PODS).for_each(|pod| world.ask(pod));
-    world.run_all();
-    let whole = world.whole();
-    assert_eq!(world.log.len(), 4, "and its writer goes on");
-    assert!(world.pods.iter().all(|pod| pod.document.missing() == 0 && pod.document.content() == whole.content()));
-}
-
-#[test]
-fn early_edits_of_a_join_that_is_carried_over_are_counted_on() {
-    let mut world = World::new(1);
-    world.run_all();
-    let connection = ConnectionId(77);
-    let plain = |at: usize, text: &str| Edit {
-        connection,
-        version: 0,
-        ops: Delta::new().retain(at, None).insert(text, None),
-        unreadable: None,
-        seq: None,
-        session: None,
-        reply: Some(ReplyId(at as u64)),
-    };
-    world.join(0, 77);
-    world.input(0, Input::Edit(plain(0, "y")));
-    // It is on its way to the store, and so is still not in the document, when the history changes.
-    world.carry_out_all_lookups(0);
-    world.input(0, Input::Forked);
-    world.input(0, Input::Edit(plain(1, "z")));
-    world.run_all();
-    assert_eq!(world.log.len(), 2, "{:?}", world.log);
-    assert_eq!(world.pods[0].document.content().plain_text().matches(['y', 'z']).count(), 2);
-}
-
-#[test]
-fn what_a_departed_client_sent_survives_opening_anew() {
-    let mut world = World::new(1);
-    world.run_all();
-    world.edit(0, true);
-    world.edit(0, true);
-    let connection = world.pods[0].connection;
-    world.input(0, Input::Leave { connection, how: Leaving::Lost, reply: None });
-    world.input(0, Input::Forked);
-    world.pods[0].jobs.retain(|job| !matches!(job, Job::Save(_)));
-    world.run_all();
-    assert_eq!(world.log.len(), 2);
-}
-
-#[test]
-fn a_join_under_way_and_people_are_carried_into_the_new_copy() {
-    let mut world = World::new(1);
-    world.run_all();
-    world.join(0, 77);
-    world.input(0, Input::Forked);
-    world.run_all();
-    assert!(
-        world.pods[0].joined.contains(&ConnectionId(77)),
-        "its join was answered, once: {:?}",
-        world.pods[0].joined
-    );
-    assert!(world.pods[0].rejoins >= 1);
-}
+use crate::PODS;
 
 #[derive(Debug, Clone)]
-enum Job {
+pub(crate) enum Job {
     Lookup(ConnectionId, Vec<Arc<str>>, Point),
     Commit(Batch),
     Fetch(Point),
@@ -212,39 +25,39 @@ enum Job {
     Durable(u64),
 }
 
-struct Pod {
-    document: Document,
-    connection: ConnectionId,
-    client: String,
-    seq: u64,
-    jobs: VecDeque<Job>,
-    replies: VecDeque<Input>,
-    joined: Vec<ConnectionId>,
-    rejoins: u32,
+pub(crate) struct Pod {
+    pub(crate) document: Document,
+    pub(crate) connection: ConnectionId,
+    pub(crate) client: String,
+    pub(crate) seq: u64,
+    pub(crate) jobs: VecDeque<Job>,
+    pub(crate) replies: VecDeque<Input>,
+    pub(crate) joined: Vec<ConnectionId>,
+    pub(crate) rejoins: u32,
 }
 
-struct World {
-    random: u64,
-    settings: Settings,
-    log: Vec<Logged>,
-    pods: Vec<Pod>,
-    next: u64,
-    answers: Vec<(u64, Result<Version, ()>)>,
+pub(crate) struct World {
+    pub(crate) random: u64,
+    pub(crate) settings: Settings,
+    pub(crate) log: Vec<Logged>,
+    pub(crate) pods: Vec<Pod>,
+    pub(crate) next: u64,
+    pub(crate) answers: Vec<(u64, Result<Version, ()>)>,
     /// What must be in the log at the end: identities of what a living pod had when it noticed.
-    owed: BTreeSet<Identity>,
-    tokens: BTreeMap<Identity, char>,
-    met: BTreeMap<&'static str, u32>,
-    hold_durable: bool,
+    pub(crate) owed: BTreeSet<Identity>,
+    pub(crate) tokens: BTreeMap<Identity, char>,
+    pub(crate) met: BTreeMap<&'static str, u32>,
+    pub(crate) hold_durable: bool,
     /// Counts of gateways up to this version are not known any more.
-    forgotten: Version,
+    pub(crate) forgotten: Version,
 }
 
 impl World {
-    fn new(seed: u64) -> Self {
+    pub(crate) fn new(seed: u64) -> Self {
         Self::with(seed, Settings::default())
     }
 
-    fn with(seed: u64, settings: Settings) -> Self {
+    pub(crate) fn with(seed: u64, settings: Settings) -> Self {
         let mut world = Self {
             random: seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1,
             settings,
@@ -266,14 +79,14 @@ impl World {
         world
     }
 
-    fn below(&mut self, most: usize) -> usize {
+    pub(crate) fn below(&mut self, most: usize) -> usize {
         self.random ^= self.random << 13;
         self.random ^= self.random >> 7;
         self.random ^= self.random << 17;
         (self.random >> 11) as usize % most.max(1)
     }
 
-    fn play(&mut self) {
+    pub(crate) fn play(&mut self) {
         self.run_all();
         for _ in 0..(1 + self.below(2)) {
             for _ in 0..20 + self.below(40) {
@@ -314,7 +127,7 @@ impl World {
         self.check();
     }
 
-    fn check(&self) {
+    pub(crate) fn check(&self) {
         let in_log: Vec<_> = self.log.iter().map(|logged| logged.entry.identity.clone()).collect();
         let unique: BTreeSet<_> = in_log.iter().cloned().collect();
         assert_eq!(in_log.len(), unique.len(), "an edit is in the log twice");
@@ -334,12 +147,12 @@ impl World {
     }
 
     /// The document as the log has it.
-    fn whole(&self) -> Document {
+    pub(crate) fn whole(&self) -> Document {
         Document::open(self.settings.clone(), "all".into(), start(), self.log.clone(), 0).expect("it opens")
     }
 
     /// The call that this pod is about to make, taken out of its hands.
-    fn take_commit(&mut self, pod: usize) -> Batch {
+    pub(crate) fn take_commit(&mut self, pod: usize) -> Batch {
         let jobs = &mut self.pods[pod].jobs;
         let place = jobs.iter().position(|job| matches!(job, Job::Commit(_))).expect("a commit");
         match jobs.remove(place) {
@@ -348,7 +161,7 @@ impl World {
         }
     }
 
-    fn fresh(&mut self, pod: usize) -> Pod {
+    pub(crate) fn fresh(&mut self, pod: usize) -> Pod {
         self.next += 1;
         let document =
             Document::open(self.settings.clone(), format!("p{}", self.next).into(), start(), self.log.clone(), 0);
@@ -364,7 +177,7 @@ impl World {
         }
     }
 
-    fn join(&mut self, pod: usize, id: u64) {
+    pub(crate) fn join(&mut self, pod: usize, id: u64) {
         self.next += 1;
         let name: Arc<str> = self.pods[pod].client.clone().into();
         let client_id = if id == self.pods[pod].connection.0 { name.clone() } else { format!("c{id}").into() };
@@ -384,7 +197,7 @@ impl World {
         self.input(pod, Input::Join(join));
     }
 
-    fn edit(&mut self, pod: usize, numbered: bool) {
+    pub(crate) fn edit(&mut self, pod: usize, numbered: bool) {
         self.next += 1;
         let token = char::from_u32(0x4e00 + self.next as u32).expect("a character");
         let to = &mut self.pods[pod];
@@ -402,7 +215,7 @@ impl World {
         self.send(pod, seq, token);
     }
 
-    fn send(&mut self, pod: usize, seq: Option<u64>, token: char) {
+    pub(crate) fn send(&mut self, pod: usize, seq: Option<u64>, token: char) {
         let (place, to) = (self.below(12), &self.pods[pod]);
         let (connection, version) = (to.connection, to.document.head().version);
         let ops = Delta::new().retain(place, None).insert(&token.to_string(), None);
@@ -411,12 +224,12 @@ impl World {
     }
 
     /// The pod looks into the log by itself.
-    fn ask(&mut self, pod: usize) {
+    pub(crate) fn ask(&mut self, pod: usize) {
         let head = self.pods[pod].document.head().clone();
         self.pods[pod].jobs.push_back(Job::Fetch(head));
     }
 
-    fn crash(&mut self, pod: usize) {
+    pub(crate) fn crash(&mut self, pod: usize) {
         if self.pods[pod].document.missing() > 0 {
             *self.met.entry("died healing").or_default() += 1;
         }
@@ -430,7 +243,7 @@ impl World {
     }
 
     /// The primary is lost, and the last entries with it.
-    fn lose(&mut self, entries: usize) {
+    pub(crate) fn lose(&mut self, entries: usize) {
         let left = self.log.len().saturating_sub(entries);
         if left < self.log.len() {
             *self.met.entry("lost").or_default() += 1;
@@ -442,7 +255,7 @@ impl World {
         // Whatever the script has not been asked yet will be answered by the new primary.
     }
 
-    fn work(&mut self, pod: usize) {
+    pub(crate) fn work(&mut self, pod: usize) {
         if self.below(2) == 0 {
             self.carry_out(pod);
         } else if let Some(reply) = self.pods[pod].replies.pop_front() {
@@ -451,7 +264,7 @@ impl World {
     }
 
     /// The store answers this pod's lookups.
-    fn carry_out_all_lookups(&mut self, pod: usize) {
+    pub(crate) fn carry_out_all_lookups(&mut self, pod: usize) {
         let is_lookup = |job: &Job| matches!(job, Job::Lookup(..));
         self.pods[pod].jobs.make_contiguous().sort_by_key(|job| !is_lookup(job));
         while self.pods[pod].jobs.front().is_some_and(is_lookup) {
@@ -462,7 +275,7 @@ impl World {
         }
     }
 
-    fn carry_out(&mut self, pod: usize) {
+    pub(crate) fn carry_out(&mut self, pod: usize) {
         let Some(job) = self.pods[pod].jobs.pop_front() else { return };
         if self.hold_durable && matches!(job, Job::Durable(_)) {
             return;
@@ -491,7 +304,7 @@ impl World {
         self.pods[pod].replies.push_back(reply);
     }
 
-    fn commit(&mut self, batch: &Batch) -> CommitReply {
+    pub(crate) fn commit(&mut self, batch: &Batch) -> CommitReply {
         if self.after(&batch.head).is_none() {
             return CommitReply { verdicts: Vec::new(), tail: Vec::new(), more: false, forked: true };
         }
@@ -502,7 +315,7 @@ impl World {
     }
 
     /// `before`: the newest version when the call began.
-    fn append(&mut self, entry: &Entry, head: Version, before: Version) -> Verdict {
+    pub(crate) fn append(&mut self, entry: &Entry, head: Version, before: Version) -> Verdict {
         let (last_seq, version) = self.last(&entry.identity);
         if entry.identity.seq <= last_seq {
             return Verdict::Dup(version);
@@ -523,7 +336,7 @@ impl World {
         Verdict::Ok(version)
     }
 
-    fn last(&self, identity: &Identity) -> (u64, Version) {
+    pub(crate) fn last(&self, identity: &Identity) -> (u64, Version) {
         let own = |logged: &&Logged| {
             let found = &logged.entry.identity;
             let is_forgotten = found.by_gateway && logged.at.version <= self.forgotten;
@@ -533,12 +346,12 @@ impl World {
         last.map_or((0, 0), |logged| (logged.entry.identity.seq, logged.at.version))
     }
 
-    fn row(&self, id: &Arc<str>) -> Option<ClientRow> {
+    pub(crate) fn row(&self, id: &Arc<str>) -> Option<ClientRow> {
         let (last_seq, version) = self.last(&Identity { id: id.clone(), seq: 0, by_gateway: false });
         (last_seq > 0).then(|| ClientRow { client_id: id.clone(), owner: id.clone(), last_seq, version })
     }
 
-    fn after(&self, point: &Point) -> Option<Vec<Logged>> {
+    pub(crate) fn after(&self, point: &Point) -> Option<Vec<Logged>> {
         let is_there = match point.version.checked_sub(1) {
             None => *point.hash == *"h0",
             Some(index) => self.log.get(index as usize).is_some_and(|logged| logged.at == *point),
@@ -546,7 +359,7 @@ impl World {
         is_there.then(|| self.log.iter().skip(point.version as usize).cloned().collect())
     }
 
-    fn input(&mut self, pod: usize, input: Input) {
+    pub(crate) fn input(&mut self, pod: usize, input: Input) {
         let mut again = Vec::new();
         for command in self.pods[pod].document.handle(input, 1_000) {
             let to = &mut self.pods[pod];
@@ -592,7 +405,7 @@ impl World {
         }
     }
 
-    fn rejoin_later(&mut self, pod: usize, id: ConnectionId) {
+    pub(crate) fn rejoin_later(&mut self, pod: usize, id: ConnectionId) {
         let name: Arc<str> = self.pods[pod].client.clone().into();
         self.next += 1;
         let join = Join {
@@ -611,7 +424,7 @@ impl World {
         self.pods[pod].replies.push_back(Input::Join(join));
     }
 
-    fn reopen(&mut self, pod: usize) {
+    pub(crate) fn reopen(&mut self, pod: usize) {
         let to = &mut self.pods[pod];
         to.jobs.clear();
         to.replies.retain(|reply| matches!(reply, Input::Join(_)));
@@ -631,13 +444,13 @@ impl World {
         self.input(pod, Input::Tick);
     }
 
-    fn run_all_but_durable(&mut self) {
+    pub(crate) fn run_all_but_durable(&mut self) {
         self.hold_durable = true;
         self.run_all();
         self.hold_durable = false;
     }
 
-    fn run_all(&mut self) {
+    pub(crate) fn run_all(&mut self) {
         for _ in 0..10_000 {
             let busy: Vec<_> = (0..PODS)
                 .filter(|pod| !self.pods[*pod].jobs.is_empty() || !self.pods[*pod].replies.is_empty())
@@ -656,12 +469,12 @@ impl World {
     }
 }
 
-fn start() -> Snapshot {
+pub(crate) fn start() -> Snapshot {
     let content = Delta::new().insert("an old document", None);
     Snapshot { at: Point { version: 0, hash: "h0".into() }, content, window: Vec::new() }
 }
 
 /// Identities of all that this copy has learned.
-fn held(document: &Document) -> BTreeSet<Identity> {
+pub(crate) fn held(document: &Document) -> BTreeSet<Identity> {
     document.recent().map(|entry| entry.identity.clone()).collect()
 }

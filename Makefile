@@ -90,6 +90,11 @@ bench-soak: ## Ten minutes of editing: does the memory stay flat?
 sim-million: ## A million runs of the simulation: SIM_FIRST, SIM_RUNS, SIM_THREADS; half an hour on 2 cores
 	cargo run -q --profile sim -p sim --bin sim-many
 
+.PHONY: ot-million
+ot-million: setup ## A million random edits, of a fresh seed, equal to npm quill-delta's: OT_CASES, OT_SEED
+	CI=true OT_CASES=$${OT_CASES:-1000000} OT_SEED=$${OT_SEED:-$$(od -An -N4 -tu4 /dev/urandom | tr -d ' ')} \
+		cargo test -p ot --test quill_delta_generated -- --nocapture
+
 .PHONY: fuzz
 fuzz: ## Coverage-guided fuzzing of what reads strangers' bytes, FUZZ_SECONDS for each target
 	bash tests/fuzz/run.sh

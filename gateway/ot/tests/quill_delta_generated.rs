@@ -1,7 +1,7 @@
 //! Everything equals npm `quill-delta`, on cases that are made here and checked by a Node process.
 //!
-//! `OT_CASES=<n>` and `OT_SEED=<n>` ask for more, or other ones. Needs `npm ci` in gateway/client; without it the test is
-//! skipped, unless `CI` is `true`.
+//! `OT_CASES=<n>` and `OT_SEED=<n>` ask for more, or other ones; `make ot-million` for a million of a fresh seed.
+//! Needs `npm ci` in gateway/client; without it the test is skipped, unless `CI` is `true`.
 
 #![allow(clippy::unwrap_used, reason = "a test ends where something is missing")]
 

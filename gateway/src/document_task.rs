@@ -10,6 +10,7 @@ mod deliveries;
 mod durable;
 mod ending;
 mod healing;
+mod hearing;
 mod memory;
 mod people;
 mod rare;
@@ -34,14 +35,14 @@ use tracing::{Span, field::Empty};
 use self::rare::{Rare, RareEvents};
 use crate::{
     budget::{Charge, Use},
-    bus::{Heard, Subscription, document_channel},
+    bus::{Subscription, document_channel},
     clock,
     document_io::{self as io, Trouble},
     documents::{Inner, Mail},
     lease::Living,
     outbox::Outbox,
     resting::Rest,
-    store::{Era, NewEntry, Notice, StoreError, continues},
+    store::{Era, NewEntry, StoreError},
     telemetry::{bounded, number, root, step, within},
 };
 
@@ -526,56 +527,6 @@ impl Task {
         }
         tracing::debug!(document = %self.id, %trouble, "a call to the store failed");
         Ok(())
-    }
-
-    fn hear(&mut self, document: &mut Document, heard: Option<Heard>) -> Flow {
-        let Some(heard) = heard else {
-            return Err(End::Reopen);
-        };
-        let message = match heard {
-            Heard::Message(message) => message,
-            Heard::Missed => {
-                self.ask_the_log(document);
-                return self.feed(document, Input::Missed);
-            }
-        };
-        let head = document.head().version;
-        match Notice::decode(&message) {
-            Some(Notice::Entries { mut entries, at_ms }) => {
-                if let Some(last) = entries.last() {
-                    self.deliveries.told(last.at.version, at_ms);
-                }
-                // Mostly this pod's own batch, whose answer was quicker: its edits were written about now.
-                entries.retain(|entry| entry.at.version > head);
-                if entries.is_empty() {
-                    self.observe_deliveries(document);
-                    return Ok(());
-                }
-                if !continues(document.head(), &entries) {
-                    // This copy or the sender's is of a history that a failover ended.
-                    self.ask_the_log(document);
-                    return Ok(());
-                }
-                let entries = io::decode_entries(&entries).map_err(End::Broken)?;
-                self.feed(document, Input::Learned(entries))
-            }
-            Some(Notice::Version { version, at_ms }) => {
-                self.deliveries.told(version, at_ms.unwrap_or_else(now_ms));
-                if version > head {
-                    return self.feed(document, Input::Hint(version));
-                }
-                self.observe_deliveries(document);
-                Ok(())
-            }
-            Some(Notice::Peer { pod, message }) if pod != *self.inner.parts.lease.pod() => {
-                let Some(peer) = std::str::from_utf8(&message).ok().and_then(|text| protocol::decode_peer(text).ok())
-                else {
-                    return Ok(());
-                };
-                self.feed(document, Input::Peer { pod, peer })
-            }
-            Some(Notice::Peer { .. }) | None => Ok(()),
-        }
     }
 
     /// Calls of a copy that has ended are of no interest.

@@ -280,10 +280,8 @@ impl Client {
 
     /// The next text message, unless the connection is closed before.
     pub(crate) async fn said(&mut self) -> Option<String> {
-        match self.message().await? {
-            Message::Text(text) => Some(text.as_str().to_owned()),
-            _ => None,
-        }
+        let message = self.message().await?;
+        message.is_text().then(|| message.to_text().unwrap().to_owned())
     }
 
     /// The code of the close frame that comes next, whatever comes before it; none if the connection just ends.

@@ -34,6 +34,7 @@ test-tidy: ## The laws of the repository, and formatting
 test-unit: setup ## Everything that needs no Kubernetes
 	$(call say,unit tests and simulation and backends)
 	cargo test --workspace --exclude tidy --exclude cluster --exclude e2e --exclude load --exclude collab-operator
+	cargo test -p load --lib
 	$(call say,operator against a real API server)
 	cargo run -q -p cluster -- build
 	cargo test -p collab-operator
@@ -83,7 +84,7 @@ bench: ## Benchmarks beside the peers, in one table: memory, connects, deliverie
 	bash tests/load/bench.sh
 
 .PHONY: bench-soak
-bench-soak: ## Ten minutes of editing: does the memory stay flat?
+bench-soak: ## Ten minutes of editing while others come and go; fails when the memory grows
 	bash tests/load/bench.sh soak 600
 
 .PHONY: sim-million

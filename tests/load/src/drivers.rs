@@ -40,8 +40,13 @@ pub trait Driver {
     /// # Errors
     /// When the server refused something: then the figures would mean nothing.
     fn received(&mut self, text: &str, out: &mut Vec<u8>) -> Result<Happening>;
-    /// Sends an edit; false if this kind of client must wait for the answer to its last one.
+    /// Sends an edit; false if this kind of client must wait for the answer to its last one, or has not joined.
     fn edit(&mut self, out: &mut Vec<u8>) -> bool;
+    /// Leaves its document for another; false if it has only one.
+    fn moves(&mut self, out: &mut Vec<u8>) -> bool {
+        let _ = out;
+        false
+    }
 }
 
 /// Who a client is and what it joins.
@@ -85,12 +90,27 @@ pub struct SocketIo {
     identity: Identity,
     version: u64,
     seq: u64,
+    /// Where it will go.
+    next: Option<String>,
+    /// What its document's events hold, after a move: those of the former may be under way.
+    only: Option<String>,
+    is_joining: bool,
 }
 
 impl SocketIo {
     /// A client that has not connected yet.
     pub fn new(identity: Identity) -> Self {
-        Self { identity, version: 0, seq: 0 }
+        Self { identity, version: 0, seq: 0, next: None, only: None, is_joining: false }
+    }
+
+    /// One that goes to another document when it is told to.
+    pub fn visiting(identity: Identity, next: String) -> Self {
+        Self { next: Some(next), ..Self::new(identity) }
+    }
+
+    fn join(&self, out: &mut Vec<u8>) {
+        let document_id = &self.identity.document_id;
+        frames::text(out, &format!(r#"42["join-document",{{"documentId":"{document_id}"}}]"#));
     }
 }
 
@@ -105,6 +125,10 @@ impl Driver for SocketIo {
     }
 
     fn received(&mut self, text: &str, out: &mut Vec<u8>) -> Result<Happening> {
+        let is_elsewhere = self.only.as_ref().is_some_and(|only| text.starts_with("42") && !text.contains(only));
+        if is_elsewhere && !text.starts_with(r#"42["error","#) {
+            return Ok(Happening::Other);
+        }
         if text.starts_with(r#"42["edit","#) {
             self.version = number(text, r#""version":"#).unwrap_or(self.version);
             return Ok(stamp_in(text).map_or(Happening::Other, Happening::Delivered));
@@ -114,15 +138,13 @@ impl Driver for SocketIo {
             return Ok(Happening::Confirmed);
         }
         if text.starts_with(r#"42["document-joined","#) {
+            self.is_joining = false;
             self.version = number(text, r#""version":"#).unwrap_or(self.version);
             return Ok(Happening::Joined);
         }
         match text.as_bytes() {
             b"2" => frames::text(out, "3"),
-            [b'4', b'0', ..] => {
-                let document_id = &self.identity.document_id;
-                frames::text(out, &format!(r#"42["join-document",{{"documentId":"{document_id}"}}]"#));
-            }
+            [b'4', b'0', ..] => self.join(out),
             [b'4', b'4', ..] => bail!("refused: {text}"),
             _ if text.starts_with(r#"42["error","#) || text.starts_with(r#"42["rejoin","#) => bail!("refused: {text}"),
             _ => {}
@@ -131,8 +153,11 @@ impl Driver for SocketIo {
     }
 
     fn edit(&mut self, out: &mut Vec<u8>) -> bool {
+        if self.is_joining {
+            return false;
+        }
         self.seq += 1;
-        let Self { identity: Identity { document_id, .. }, version, seq } = self;
+        let Self { identity: Identity { document_id, .. }, version, seq, .. } = self;
         let (stamp, chars) = (stamp(), STAMP_CHARS);
         frames::text(
             out,
@@ -140,6 +165,16 @@ impl Driver for SocketIo {
                 r#"42["edit",{{"documentId":"{document_id}","version":{version},"ops":[{{"insert":"{stamp}"}},{{"delete":{chars}}}],"seq":{seq}}}]"#
             ),
         );
+        true
+    }
+
+    fn moves(&mut self, out: &mut Vec<u8>) -> bool {
+        let Some(next) = self.next.take() else { return false };
+        let former = std::mem::replace(&mut self.identity.document_id, next);
+        frames::text(out, &format!(r#"42["leave-document","{former}"]"#));
+        self.only = Some(format!(r#""documentId":"{}""#, self.identity.document_id));
+        (self.seq, self.is_joining) = (0, true);
+        self.join(out);
         true
     }
 }
@@ -309,5 +344,20 @@ mod tests {
         assert_eq!(client.received(&text, &mut Vec::new()).unwrap(), Happening::Delivered(us));
         assert_eq!(client.version, 17);
         assert!(client.received(r#"42["error",{"code":"X"}]"#, &mut Vec::new()).is_err());
+    }
+
+    #[test]
+    fn a_visitor_that_moved_hears_of_its_new_document_only() {
+        let identity = Identity { client_id: "c".into(), token: "t".into(), document_id: "d1".into() };
+        let (mut client, out) = (SocketIo::visiting(identity, "d2".into()), &mut Vec::new());
+        let joined =
+            |id: &str, version: u64| format!(r#"42["document-joined",{{"documentId":"{id}","version":{version}}}]"#);
+        assert_eq!(client.received(&joined("d1", 5), out).unwrap(), Happening::Joined);
+        assert!(client.moves(out) && !client.edit(out), "it has not joined yet");
+        let late = r#"42["edit-committed",{"documentId":"d1","version":6,"seq":1}]"#;
+        assert_eq!(client.received(late, out).unwrap(), Happening::Other);
+        assert_eq!(client.received(&joined("d2", 2), out).unwrap(), Happening::Joined);
+        assert!(client.edit(out) && !client.moves(out));
+        assert_eq!((client.version, client.seq), (2, 1));
     }
 }

@@ -24,6 +24,8 @@ pub const PER_DOCUMENT: usize = 20;
 const FIRST_CONNECTIONS: usize = 1_000;
 /// After joining, until nothing moves any more.
 const SETTLE: Duration = Duration::from_secs(3);
+/// Of a soak: visitors a second, each in a document of its own people and then in one of those who stay.
+const VISITORS_PER_SECOND: f64 = 10.0;
 /// Before counting.
 const WARM_UP: Duration = Duration::from_secs(2);
 
@@ -151,7 +153,7 @@ pub async fn bare(connections: usize, rates: &[f64], bytes: u16, time: Duration)
     Ok(all)
 }
 
-/// Edits for a long time; answers the memory at each sample.
+/// Edits for a long time by some who stay, among whom others come and go; answers the memory at each sample.
 ///
 /// # Errors
 /// When a server does not start or refuses somebody.
@@ -162,10 +164,13 @@ pub async fn soak(
     samples: usize,
     every: Duration,
 ) -> Result<Vec<u64>> {
-    let servers = Servers::start(Kind::Gateway, programs, PODS, connections, connections / PER_DOCUMENT).await?;
+    let (users, documents) = (2 * connections, 2 * connections / PER_DOCUMENT);
+    let servers = Servers::start(Kind::Gateway, programs, PODS, users, documents).await?;
     let mut swarm = Swarm::default();
     swarm.join(servers.clients(0..connections, PER_DOCUMENT)?).await?;
     swarm.edits_per_second(rate / (PER_DOCUMENT - 1) as f64);
+    let visitors = servers.visitors(connections..users, documents, PER_DOCUMENT);
+    swarm.visited(Duration::from_secs_f64(1.0 / VISITORS_PER_SECOND), visitors);
     let mut all = Vec::new();
     for _ in 0..samples {
         swarm.run(every).await?;

@@ -147,6 +147,29 @@ impl Servers {
             .collect()
     }
 
+    /// One visitor after the other, again and again: the users of `range`, each as a new editor that comes to its document
+    /// and goes on to the one half of all documents away.
+    pub fn visitors(
+        &self,
+        range: std::ops::Range<usize>,
+        documents: usize,
+        per_document: usize,
+    ) -> impl FnMut() -> Result<(SocketAddr, Box<dyn Driver>)> + 'static {
+        let addresses = self.addresses.clone();
+        let mut visits = 0;
+        move || {
+            let n = range.start + visits % range.len();
+            visits += 1;
+            let identity = Identity {
+                client_id: format!("visit-{visits}"),
+                token: token(n)?,
+                document_id: format!("d{}", n / per_document),
+            };
+            let driver = SocketIo::visiting(identity, format!("d{}", other(n / per_document, documents)));
+            Ok((addresses[visits % addresses.len()], Box::new(driver) as Box<dyn Driver>))
+        }
+    }
+
     /// CPU time of the pods so far.
     ///
     /// # Errors
@@ -205,8 +228,9 @@ async fn fill(address: SocketAddr, users: usize, documents: usize) -> Result<()>
             if n < users {
                 let user = format!(r#"{{"id":"u{n}","name":"User {n}","avatar":null}}"#);
                 pipeline.cmd("SET").arg(format!("user:u{n}")).arg(user).ignore();
-                let access = format!("doc:d{}:access:u{n}", n / per_document);
-                pipeline.cmd("SET").arg(access).arg("write").ignore();
+                for document in [n / per_document, other(n / per_document, documents)] {
+                    pipeline.cmd("SET").arg(format!("doc:d{document}:access:u{n}")).arg("write").ignore();
+                }
             }
             if n < documents {
                 pipeline.cmd("SET").arg(format!("doc:d{n}:content")).arg(TEXT).ignore();
@@ -216,6 +240,11 @@ async fn fill(address: SocketAddr, users: usize, documents: usize) -> Result<()>
         pipeline.query_async::<()>(&mut connection).await?;
     }
     Ok(())
+}
+
+/// The other document that the users of one may write.
+fn other(document: usize, documents: usize) -> usize {
+    (document + documents / 2) % documents
 }
 
 fn token(n: usize) -> Result<String> {

@@ -15,7 +15,7 @@ use anyhow::{Context, Result, bail, ensure};
 use tokio::{
     net::{TcpSocket, TcpStream},
     sync::{Semaphore, watch},
-    task::LocalSet,
+    task::{LocalSet, spawn_local},
     time::{Instant, sleep, sleep_until, timeout},
 };
 
@@ -33,6 +33,8 @@ const CONNECTING_MAX: usize = 64;
 /// How long everybody together may take to join.
 const JOIN_TIMEOUT: Duration = Duration::from_secs(120);
 const READ_BYTES: usize = 64 * 1024;
+/// How long a visitor stays in each of its two documents.
+const VISIT: Duration = Duration::from_secs(2);
 
 /// What all clients are to do.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -144,6 +146,31 @@ impl Swarm {
         self.pace.send_replace(pace);
     }
 
+    /// From now on a visitor comes each time that this has passed: it edits like the others, goes on to another document, and
+    /// is gone without a word.
+    pub fn visited(&self, every: Duration, mut next: impl FnMut() -> Result<(SocketAddr, Box<dyn Driver>)> + 'static) {
+        let (shared, connecting, pace) = (self.shared.clone(), self.connecting.clone(), self.pace.subscribe());
+        let first = self.size;
+        self.local.spawn_local(async move {
+            let mut coming = tokio::time::interval(every);
+            for visit in 0.. {
+                coming.tick().await;
+                let (shared, connecting, pace) = (shared.clone(), connecting.clone(), pace.clone());
+                let (came, number) = (next(), first + visit % PER_ADDRESS);
+                spawn_local(async move {
+                    let visiting = async {
+                        let (address, driver) = came?;
+                        ensure!(address.ip().is_loopback(), "load goes to loopback only");
+                        Client { driver, shared: shared.clone(), pace, number }.visit(address, &connecting).await
+                    };
+                    if let Err(error) = visiting.await {
+                        shared.failure.borrow_mut().get_or_insert(format!("visitor {visit}: {error:#}"));
+                    }
+                });
+            }
+        });
+    }
+
     /// Runs for a while.
     ///
     /// # Errors
@@ -188,6 +215,24 @@ struct Client {
 
 impl Client {
     async fn run(mut self, address: SocketAddr, connecting: &Semaphore) -> Result<()> {
+        let (stream, mut kept) = self.join(address, connecting).await?;
+        self.shared.joined.set(self.shared.joined.get() + 1);
+        self.live(&stream, &mut kept, None).await
+    }
+
+    async fn visit(mut self, address: SocketAddr, connecting: &Semaphore) -> Result<()> {
+        let (stream, mut kept) = self.join(address, connecting).await?;
+        self.live(&stream, &mut kept, Some(Instant::now() + VISIT)).await?;
+        let mut out = Vec::new();
+        if self.driver.moves(&mut out) {
+            send(&stream, &out).await?;
+            self.live(&stream, &mut kept, Some(Instant::now() + VISIT)).await?;
+        }
+        Ok(())
+    }
+
+    /// Connects and joins; gives what was read beyond that.
+    async fn join(&mut self, address: SocketAddr, connecting: &Semaphore) -> Result<(TcpStream, Vec<u8>)> {
         let permit = connecting.acquire().await?;
         let start = Instant::now();
         let stream = connect(address, self.number).await?;
@@ -211,26 +256,21 @@ impl Client {
         drop((out, permit));
         let took_us = u64::try_from(start.elapsed().as_micros()).unwrap_or(u64::MAX);
         self.shared.joins.borrow_mut().record(took_us);
-        self.shared.joined.set(self.shared.joined.get() + 1);
-        self.live(&stream, kept).await
+        Ok((stream, kept))
     }
 
-    async fn live(&mut self, stream: &TcpStream, mut kept: Vec<u8>) -> Result<()> {
+    async fn live(&mut self, stream: &TcpStream, kept: &mut Vec<u8>, until: Option<Instant>) -> Result<()> {
         let mut next_edit: Option<Instant> = self.first_edit();
         let mut out = Vec::new();
         loop {
-            let due = async {
-                match next_edit {
-                    Some(at) => sleep_until(at).await,
-                    None => std::future::pending().await,
-                }
-            };
+            let (due, over) = (at(next_edit), at(until));
             tokio::select! {
                 biased;
                 readable = stream.readable() => {
                     readable?;
-                    self.read(stream, &mut kept, &mut out)?;
+                    self.read(stream, kept, &mut out)?;
                 }
+                () = over => return Ok(()),
                 () = due => {
                     let sent = self.driver.edit(&mut out);
                     let counter = if sent { &self.shared.sent } else { &self.shared.held };
@@ -253,11 +293,14 @@ impl Client {
         }
     }
 
-    /// The golden ratio spreads any number of clients evenly over the time.
+    /// The golden ratio spreads any number of clients evenly over the time. Whoever comes later begins with its next turn.
     fn first_edit(&mut self) -> Option<Instant> {
         match *self.pace.borrow_and_update() {
             Pace::Rest => None,
-            Pace::Edit { every, from } => Some(from + every.mul_f64((self.number as f64 * 0.618_033_988_75).fract())),
+            Pace::Edit { every, from } => {
+                let turns = (from.elapsed().as_secs_f64() / every.as_secs_f64()).floor();
+                Some(from + every.mul_f64(turns + (self.number as f64 * 0.618_033_988_75).fract()))
+            }
         }
     }
 
@@ -312,6 +355,14 @@ impl Client {
         }
         shared.bytes.set(shared.bytes.get() + bytes.len() as u64);
         Ok((used, joined))
+    }
+}
+
+/// Waits for a moment, for ever where there is none.
+async fn at(moment: Option<Instant>) {
+    match moment {
+        Some(moment) => sleep_until(moment).await,
+        None => std::future::pending().await,
     }
 }
 

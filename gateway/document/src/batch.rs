@@ -167,11 +167,14 @@ impl Document {
     pub(crate) fn on_committed(&mut self, reply: CommitReply) {
         let Some(flight) = self.flight.take() else { return };
         if reply.forked {
-            return self.reopen();
+            self.reopen();
+        } else {
+            self.history.settle_floor(flight.floor);
+            self.learn(reply.tail);
         }
-        self.history.settle_floor(flight.floor);
-        self.learn(reply.tail);
         if self.reopening {
+            // It knows who waits for the edits that are to be put back.
+            self.flight = Some(flight);
             return;
         }
         let head = self.head().version;

@@ -58,6 +58,27 @@ fn an_acknowledgement_that_waits_comes_when_its_edit_is_put_back() {
     assert_eq!(world.answers, [(1, Ok(1))], "and acknowledged, as the version that it has now");
 }
 
+#[test]
+fn whoever_waits_for_a_call_that_history_refused_is_answered_when_its_edit_is_put_back() {
+    let mut world = World::new(1);
+    world.run_all();
+    let edit = Edit {
+        connection: world.pods[0].connection,
+        version: 0,
+        ops: Delta::new().insert("p", None),
+        unreadable: None,
+        seq: None,
+        session: None,
+        reply: Some(ReplyId(7)),
+    };
+    world.input(0, Input::Edit(edit));
+    assert!(matches!(world.pods[0].jobs.pop_front(), Some(Job::Commit(_))));
+    world.input(0, Input::Committed(CommitReply { verdicts: Vec::new(), tail: Vec::new(), more: false, forked: true }));
+    world.run_all();
+    assert_eq!(world.log.len(), 1, "put back");
+    assert_eq!(world.answers, [(7, Ok(1))]);
+}
+
 /// Pod 0 has two edits of its own client and one of pod 1's between them, and is about to put them back.
 fn three_to_put_back() -> (World, Batch) {
     let mut world = World::new(1);

@@ -456,6 +456,7 @@ impl Task {
             }
             Command::MakeDurable { ticket, at, by_commit } => self.make_durable(ticket, at, by_commit),
             Command::Diverged { version } => self.diverged(version),
+            Command::GivenUp { edits } => self.gave_up(edits),
             Command::Reopen => return Err(End::Reopen),
         }
         Ok(())

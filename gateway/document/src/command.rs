@@ -40,6 +40,8 @@ pub enum Command {
     MakeDurable { ticket: u64, at: Point, by_commit: bool },
     /// This copy and another pod's have one history and two contents: count it. `Reopen` follows.
     Diverged { version: Version },
+    /// So many edits that a failover lost cannot be put back: count them.
+    GivenUp { edits: usize },
     /// The pod's copy cannot go on (far behind, or forked): drop it and open the document anew. All connections have been sent `rejoin`.
     Reopen,
 }

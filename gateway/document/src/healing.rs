@@ -21,12 +21,13 @@ use std::{collections::VecDeque, sync::Arc};
 use ot::{Delta, Op, Side};
 
 use crate::{
-    Batch, Canonical, Command, ConnectionId, Document, Entry, Identity, Logged, OpenError, Owed, Point, ReplyId,
+    Batch, Canonical, Code, Command, ConnectionId, Document, Entry, Identity, Logged, OpenError, Owed, Point, ReplyId,
     Snapshot, Verdict, Version,
     batch::ENTRY_FRAME_BYTES,
     connection::{Connection, Stage},
     cursors::Cursors,
     document::{Flight, Origin},
+    edits::refusal,
     queue::EditQueue,
     window::History,
 };
@@ -102,12 +103,15 @@ impl Healing {
     }
 
     /// Takes out this edit and all of its client behind it: a number that is missing leaves no room for later ones.
-    fn give_up(&mut self, place: usize) {
-        let Some(first) = self.remove(place) else { return };
-        let is_later = |lost: &Lost| lost.identity.is_counted_with(&first.identity);
+    fn give_up(&mut self, place: usize) -> Vec<Lost> {
+        let Some(first) = self.remove(place) else { return Vec::new() };
+        let counted = first.identity.clone();
+        let mut gone = vec![first];
+        let is_later = |lost: &Lost| lost.identity.is_counted_with(&counted);
         while let Some(ahead) = self.list.iter().skip(place).position(is_later) {
-            self.remove(place + ahead);
+            gone.extend(self.remove(place + ahead));
         }
+        gone
     }
 }
 
@@ -171,12 +175,14 @@ impl Document {
         while let Some(version) = healing.list.front().and_then(|lost| lost.logged_as.filter(|at| *at <= head)) {
             logged.extend(healing.remove(0).map(|lost| (lost, version)));
         }
+        let mut gone = Vec::new();
         while healing.list.front().is_some_and(|lost| !lost.sent && !is_fit(&lost.ops)) {
-            healing.give_up(0);
+            gone.extend(healing.give_up(0));
         }
         if healing.list.is_empty() {
             self.healing = None;
         }
+        self.gave_up(gone);
         for (lost, version) in logged {
             self.acknowledge_lost(lost, version);
         }
@@ -243,7 +249,10 @@ impl Document {
             // Only the whole log shows that it is not there.
             Verdict::Gap(0) if lost.identity.is_forgotten() && !is_whole => {}
             Verdict::Gap(0) if lost.identity.is_forgotten() => healing.count_anew(place),
-            Verdict::Gap(_) | Verdict::Overloaded => healing.give_up(place),
+            Verdict::Gap(_) | Verdict::Overloaded => {
+                let gone = healing.give_up(place);
+                self.gave_up(gone);
+            }
         }
     }
 
@@ -251,6 +260,19 @@ impl Document {
     pub(crate) fn heal_learned(&mut self, entry: &Canonical) {
         if let Some(lost) = self.healing.as_mut().and_then(|healing| healing.learn(entry)) {
             self.acknowledge_lost(lost, entry.at.version);
+        }
+    }
+
+    /// These are in no log and never will be.
+    fn gave_up(&mut self, gone: Vec<Lost>) {
+        if gone.is_empty() {
+            return;
+        }
+        self.out.push(Command::GivenUp { edits: gone.len() });
+        for (connection, reply) in gone.into_iter().flat_map(|lost| lost.replies) {
+            let why =
+                refusal(Code::StoreUnavailable, "a failover lost this edit, and it cannot be put back; send it anew");
+            self.answer(connection, Some(reply), Err(why));
         }
     }
 

@@ -105,6 +105,12 @@ impl Task {
         }
     }
 
+    /// Edits that a failover lost, and that the log does not take or the document cannot hold any more.
+    pub(super) fn gave_up(&self, edits: usize) {
+        self.inner.parts.metrics.edits_given_up.inc_by(edits as u64);
+        tracing::error!(document = %self.id, edits, "edits that a failover lost cannot be put back");
+    }
+
     /// What came after the head, if the head is still a point of the log.
     pub(super) fn ask_the_log(&self, document: &Document) {
         self.fetch(document.head().clone());

@@ -320,6 +320,8 @@ impl World {
                 }
                 Command::MakeDurable { ticket, at, by_commit } => self.pods[pod].make_durable(ticket, at, by_commit),
                 Command::Diverged { version } => return Err(Broken(format!("copies differ at {version}"))),
+                // The checker knows which may be lost.
+                Command::GivenUp { .. } => {}
                 Command::Reopen => return self.reopen(pod),
             }
         }

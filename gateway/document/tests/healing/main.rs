@@ -79,6 +79,28 @@ fn whoever_waits_for_a_call_that_history_refused_is_answered_when_its_edit_is_pu
     assert_eq!(world.answers, [(7, Ok(1))]);
 }
 
+#[test]
+fn whoever_waits_for_an_edit_that_cannot_be_put_back_is_told() {
+    let mut world = World::new(1);
+    world.run_all();
+    let edit = Edit {
+        connection: world.pods[0].connection,
+        version: 0,
+        ops: Delta::new().insert("p", None),
+        unreadable: None,
+        seq: None,
+        session: None,
+        reply: Some(ReplyId(7)),
+    };
+    world.input(0, Input::Edit(edit));
+    world.input(0, Input::Forked);
+    world.pods[0].jobs.clear();
+    let full = CommitReply { verdicts: vec![Verdict::Overloaded], tail: Vec::new(), more: false, forked: false };
+    world.input(0, Input::Committed(full));
+    assert_eq!(world.answers, [(7, Err(()))]);
+    assert_eq!(world.met.get("given up"), Some(&1));
+}
+
 /// Pod 0 has two edits of its own client and one of pod 1's between them, and is about to put them back.
 fn three_to_put_back() -> (World, Batch) {
     let mut world = World::new(1);
@@ -135,6 +157,7 @@ fn an_edit_that_cannot_be_put_back_leaves_the_others_their_way() {
     let next = world.take_commit(0);
     assert_eq!(next.entries.len(), 1, "both edits of the client are given up: {next:?}");
     assert_eq!(&*next.entries[0].client_id, &*world.pods[1].client);
+    assert_eq!(world.met.get("given up"), Some(&2), "and counted");
     world.pods[0].jobs.push_back(Job::Commit(next));
     world.run_all();
     assert_eq!(world.log.len(), 1);

@@ -394,6 +394,7 @@ impl World {
                     let answer = answer.map(|answer| if let Answer::Version(version) = answer { version } else { 0 });
                     self.answers.push((reply.0, answer.map_err(|_| ())));
                 }
+                Command::GivenUp { edits } => *self.met.entry("given up").or_default() += edits as u32,
                 Command::Reopen => self.reopen(pod),
                 _ => {}
             }

@@ -21,13 +21,13 @@ use std::{collections::VecDeque, sync::Arc};
 use ot::{Delta, Op, Side};
 
 use crate::{
-    Batch, Canonical, Code, Command, ConnectionId, Document, Entry, Identity, Logged, OpenError, Owed, Point, ReplyId,
+    Batch, Canonical, Command, ConnectionId, Document, Entry, Identity, Logged, OpenError, Owed, Point, ReplyId,
     Snapshot, Verdict, Version,
     batch::ENTRY_FRAME_BYTES,
     connection::{Connection, Stage},
     cursors::Cursors,
     document::{Flight, Origin},
-    edits::refusal,
+    edits::unavailable,
     queue::EditQueue,
     window::History,
 };
@@ -83,6 +83,11 @@ impl Healing {
             carry(self.list.iter_mut().skip(place), met);
         }
         Some(lost)
+    }
+
+    /// Whether a connection waits until one of them is in the log.
+    pub(crate) fn is_awaited_by(&self, connection: ConnectionId) -> bool {
+        self.list.iter().flat_map(|lost| &lost.replies).any(|(waiting, _)| *waiting == connection)
     }
 
     /// Takes out one edit; those behind it lose what they knew of it.
@@ -270,8 +275,7 @@ impl Document {
         }
         self.out.push(Command::GivenUp { edits: gone.len() });
         for (connection, reply) in gone.into_iter().flat_map(|lost| lost.replies) {
-            let why =
-                refusal(Code::StoreUnavailable, "a failover lost this edit, and it cannot be put back; send it anew");
+            let why = unavailable("a failover lost this edit, and it cannot be put back; send it anew");
             self.answer(connection, Some(reply), Err(why));
         }
     }

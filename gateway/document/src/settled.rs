@@ -15,12 +15,14 @@ impl Document {
         self.connections.get(&id).is_none_or(|connection| is_answered(connection))
             && self.draining.iter().all(|left| left.id != id || left.chain.pending().is_empty())
             && !self.flight.as_ref().is_some_and(|flight| flight.origins.iter().any(|o| o.connection == Some(id)))
+            && !self.healing.as_ref().is_some_and(|healing| healing.is_awaited_by(id))
             && !self.owes(id)
     }
 
     /// Whether the document has no edit that is not in the log or whose acknowledgement waits.
     pub fn is_all_settled(&self) -> bool {
         self.flight.is_none()
+            && self.healing.is_none()
             && self.durability.waiting() == 0
             && self.draining.iter().all(|left| left.chain.pending().is_empty())
             && self.connections.values().all(|connection| is_answered(connection))

@@ -74,9 +74,12 @@ fn whoever_waits_for_a_call_that_history_refused_is_answered_when_its_edit_is_pu
     world.input(0, Input::Edit(edit));
     assert!(matches!(world.pods[0].jobs.pop_front(), Some(Job::Commit(_))));
     world.input(0, Input::Committed(CommitReply { verdicts: Vec::new(), tail: Vec::new(), more: false, forked: true }));
+    let connection = world.pods[0].connection;
+    assert!(!world.pods[0].document.is_settled(connection), "a drain waits for it");
     world.run_all();
     assert_eq!(world.log.len(), 1, "put back");
     assert_eq!(world.answers, [(7, Ok(1))]);
+    assert!(world.pods[0].document.is_settled(connection) && world.pods[0].document.is_all_settled());
 }
 
 #[test]

@@ -58,8 +58,8 @@ fn an_acknowledgement_that_waits_comes_when_its_edit_is_put_back() {
     assert_eq!(world.answers, [(1, Ok(1))], "and acknowledged, as the version that it has now");
 }
 
-#[test]
-fn whoever_waits_for_a_call_that_history_refused_is_answered_when_its_edit_is_put_back() {
+/// Somebody on pod 0 has sent an edit without a number, and waits for its acknowledgement.
+fn one_who_waits() -> World {
     let mut world = World::new(1);
     world.run_all();
     let edit = Edit {
@@ -72,6 +72,12 @@ fn whoever_waits_for_a_call_that_history_refused_is_answered_when_its_edit_is_pu
         reply: Some(ReplyId(7)),
     };
     world.input(0, Input::Edit(edit));
+    world
+}
+
+#[test]
+fn whoever_waits_for_a_call_that_history_refused_is_answered_when_its_edit_is_put_back() {
+    let mut world = one_who_waits();
     assert!(matches!(world.pods[0].jobs.pop_front(), Some(Job::Commit(_))));
     world.input(0, Input::Committed(CommitReply { verdicts: Vec::new(), tail: Vec::new(), more: false, forked: true }));
     let connection = world.pods[0].connection;
@@ -84,18 +90,7 @@ fn whoever_waits_for_a_call_that_history_refused_is_answered_when_its_edit_is_pu
 
 #[test]
 fn whoever_waits_for_an_edit_that_cannot_be_put_back_is_told() {
-    let mut world = World::new(1);
-    world.run_all();
-    let edit = Edit {
-        connection: world.pods[0].connection,
-        version: 0,
-        ops: Delta::new().insert("p", None),
-        unreadable: None,
-        seq: None,
-        session: None,
-        reply: Some(ReplyId(7)),
-    };
-    world.input(0, Input::Edit(edit));
+    let mut world = one_who_waits();
     world.input(0, Input::Forked);
     world.pods[0].jobs.clear();
     let full = CommitReply { verdicts: vec![Verdict::Overloaded], tail: Vec::new(), more: false, forked: false };

@@ -20,17 +20,14 @@ use crate::{
     healing::Healing,
     presence::Presence,
     queue::EditQueue,
+    saving::Saving,
     window::History,
 };
 
 /// A fetch that was not answered after this long, in milliseconds, is asked for again.
 const FETCH_AGAIN_MS: u64 = 5_000;
-/// A pod that only reads stores a snapshot when the tail is so many times as long as is allowed.
-const READER_SAVES_AFTER: usize = 2;
 /// So many fetches in a row that did not bring the next entry, and the document is opened anew.
 const VAIN_FETCHES: u32 = 2;
-/// A snapshot that was not reported as stored after this long, in milliseconds, counts as failed.
-const SAVE_AGAIN_MS: u64 = 30_000;
 
 /// One open document on one pod.
 #[derive(Debug)]
@@ -123,15 +120,6 @@ pub(crate) struct Fetching {
     since_ms: u64,
     /// Entries came meanwhile, but not the next one: the store answers.
     pub(crate) beyond_gap: bool,
-}
-
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct Saving {
-    version: Version,
-    tail: (usize, usize),
-    since_ms: u64,
-    /// Because the last client has left.
-    last_left: bool,
 }
 
 impl Document {
@@ -233,11 +221,16 @@ impl Document {
     /// When [`Input::Tick`] is due, on the clock of `now_ms`.
     pub fn deadline_ms(&self) -> Option<u64> {
         let fetching = self.fetching.map(|fetching| fetching.since_ms.saturating_add(FETCH_AGAIN_MS));
-        let saving = self.saving.map(|saving| saving.since_ms.saturating_add(SAVE_AGAIN_MS));
-        [fetching, saving, self.late_deadline_ms(), self.durable_deadline_ms(), self.people_deadline_ms()]
-            .into_iter()
-            .flatten()
-            .min()
+        [
+            fetching,
+            self.saving_deadline_ms(),
+            self.late_deadline_ms(),
+            self.durable_deadline_ms(),
+            self.people_deadline_ms(),
+        ]
+        .into_iter()
+        .flatten()
+        .min()
     }
 
     /// About how many bytes of edits wait here for their join, their turn or the store.
@@ -336,7 +329,7 @@ impl Document {
                 return self.reopen();
             }
         }
-        if self.saving.is_some_and(|saving| saving.since_ms.saturating_add(SAVE_AGAIN_MS) <= now_ms) {
+        if self.saving_deadline_ms().is_some_and(|at| at <= now_ms) {
             self.forget_saving();
         }
         self.refuse_late(now_ms);
@@ -354,47 +347,6 @@ impl Document {
             self.fetching = Some(Fetching { after, heard, since_ms: now_ms, beyond_gap: false });
             self.out.push(Command::Fetch { after: self.head().clone() });
         }
-    }
-
-    /// Stores a snapshot when opening would be slow, and once when the last client has left. Others may go on typing on
-    /// other pods, which take theirs.
-    fn save(&mut self, now_ms: u64) {
-        let tail = self.history.tail();
-        let last_left = self.connections.is_empty() && self.draining.is_empty();
-        if self.saving.is_some()
-            || self.healing.is_some()
-            || self.away_since_ms.is_some()
-            || self.flight.is_some() && last_left
-            || !self.history.is_storable(&self.settings)
-        {
-            return;
-        }
-        // Pods that only read leave it to those that write, unless those do not do it.
-        let times = if self.wrote_since_save { 1 } else { READER_SAVES_AFTER };
-        let is_due = if last_left {
-            self.save_when_left && tail.0 > 0
-        } else {
-            self.history.snapshot_due(&self.settings, times)
-        };
-        if is_due {
-            let snapshot = self.history.snapshot(self.settings.mutation);
-            self.saving = Some(Saving { version: snapshot.at.version, tail, since_ms: now_ms, last_left });
-            self.save_when_left &= !last_left;
-            self.out.push(Command::Save(Arc::new(snapshot)));
-        }
-    }
-
-    fn on_saved(&mut self, version: Version) {
-        if let Some(saving) = self.saving.filter(|saving| saving.version <= version) {
-            self.history.saved(saving.tail);
-            self.saving = None;
-            self.wrote_since_save = false;
-        }
-    }
-
-    /// Its answer is not waited for any more.
-    pub(crate) fn forget_saving(&mut self) {
-        self.save_when_left |= self.saving.take().is_some_and(|saving| saving.last_left);
     }
 
     fn on_store_away(&mut self, away: bool, now_ms: u64) {

@@ -29,6 +29,7 @@ mod people;
 mod presence;
 mod queue;
 mod rows;
+mod saving;
 mod settings;
 mod settled;
 #[allow(missing_docs, reason = "most fields are said by their name and type; the others have a comment")]

@@ -185,6 +185,9 @@ impl Document {
         for (place, origin) in flight.origins.into_iter().enumerate() {
             // A reply that says nothing of an entry leaves it to be sent again, which the script notices.
             let verdict = verdicts.next().unwrap_or(Verdict::Behind);
+            if let Verdict::Ok(version) | Verdict::Dup(version) = verdict {
+                self.committed_here(version);
+            }
             // What is put back is made on those before it, which may be in the log already, or refused.
             let is_made_on_head = place == 0 || *origin.session != *HEALED_SESSION;
             if verdict == Verdict::Behind && head == flight.head && is_made_on_head {
@@ -204,7 +207,6 @@ impl Document {
         match verdict {
             Verdict::Ok(version) | Verdict::Dup(version) => {
                 self.heard = self.heard.max(version);
-                self.wrote_since_save = true;
                 if matches!(verdict, Verdict::Ok(_)) {
                     self.tell_digest(version);
                 }

@@ -20,7 +20,7 @@ use crate::{
     healing::Healing,
     presence::Presence,
     queue::EditQueue,
-    saving::Saving,
+    saving::{Saving, Turn},
     window::History,
 };
 
@@ -66,8 +66,7 @@ pub struct Document {
     /// Since when too many acknowledgements wait for anything more to be committed.
     pub(crate) full_since_ms: Option<u64>,
     pub(crate) saving: Option<Saving>,
-    /// This pod has committed something since its last snapshot.
-    pub(crate) wrote_since_save: bool,
+    pub(crate) turn: Turn,
     /// Lookups under way. They may outlive the join that they were made for, and do not say which that was: a join waits
     /// for all of its connection.
     pub(crate) lookups: BTreeMap<ConnectionId, u32>,
@@ -159,7 +158,7 @@ impl Document {
             away_since_ms: None,
             full_since_ms: None,
             saving: None,
-            wrote_since_save: false,
+            turn: Turn::default(),
             newline_seq: 0,
             newline_wanted: false,
             durability: Durability::default(),

@@ -29,6 +29,7 @@ use crate::{
     document::{Flight, Origin},
     edits::unavailable,
     queue::EditQueue,
+    saving::Turn,
     window::History,
 };
 
@@ -157,7 +158,6 @@ impl Document {
         }
         let missing = healing.list.len();
         self.healing = (missing > 0).then_some(healing);
-        self.wrote_since_save |= missing > 0;
         self.save_when_left |= missing > 0;
         self.start_anew(now_ms);
         Ok(Reopened { common, found, missing, given_up })
@@ -404,6 +404,7 @@ impl Document {
         self.fetch_wanted = false;
         self.away_since_ms = None;
         self.forget_saving();
+        self.turn = Turn::default();
         // A lookup or a verdict tells.
         self.newline_seq = 0;
         self.newline_wanted = false;

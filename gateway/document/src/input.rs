@@ -200,6 +200,10 @@ pub enum Peer {
         at: Point,
         digest: crate::Digest,
     },
+    /// The sender has stored a snapshot of the document at this point.
+    Saved {
+        at: Point,
+    },
 }
 
 /// A cursor in [`Peer::Cursors`].

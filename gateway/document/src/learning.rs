@@ -54,6 +54,7 @@ impl Document {
             } else if version == head + 1 {
                 match self.history.learn(&logged) {
                     Ok(canonical) => {
+                        self.count_for_snapshot();
                         self.deliver(&canonical);
                         self.compare_digest(&canonical);
                     }

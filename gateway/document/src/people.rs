@@ -142,6 +142,7 @@ impl Document {
                 self.hear_cursor(pod, PeerCursor { user_id, client_id, version, position }, now_ms);
             }
             Peer::Digest { at, digest } => self.on_digest(at, digest),
+            Peer::Saved { at } => self.on_saved_elsewhere(&at),
             Peer::Cursors(cursors) => {
                 self.cursors.keep_told(pod, &cursors);
                 for cursor in cursors {

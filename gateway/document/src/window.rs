@@ -39,8 +39,8 @@ pub(crate) struct History {
     below: Option<Point>,
     /// The store is known to refuse entries whose base is below this.
     settled_floor: Version,
-    /// What was learned since the last stored snapshot.
-    tail_entries: usize,
+    /// The newest stored snapshot that this pod knows of, and the bytes of what came after it.
+    saved_at: Version,
     tail_bytes: usize,
     mutation: Mutation,
     window_entries: usize,
@@ -67,6 +67,7 @@ impl History {
         let mut history = Self {
             rope_memory: Measured::of(&rope),
             rope,
+            saved_at: snapshot.at.version,
             head: snapshot.at,
             canon_bytes: canon.iter().map(|canonical| weight_bytes(canonical)).sum(),
             canon_held_bytes: canon.iter().map(|canonical| canonical.ops.held_bytes()).sum(),
@@ -74,7 +75,6 @@ impl History {
             canon,
             below,
             settled_floor,
-            tail_entries: 0,
             tail_bytes: 0,
             mutation: settings.mutation,
             window_entries: settings.window_entries,
@@ -161,8 +161,7 @@ impl History {
         self.canon_memory_bytes += memory_bytes(&canonical);
         self.rope_memory.follow(&self.rope);
         self.canon.push_back(canonical.clone());
-        self.tail_entries += 1;
-        self.tail_bytes += bytes;
+        self.tail_bytes += if self.head.version > self.saved_at { bytes } else { 0 };
         self.trim();
         Ok(canonical)
     }
@@ -196,10 +195,11 @@ impl History {
         self.trim();
     }
 
-    /// Whether enough came since the last snapshot that opening would be slow: `times` as much as is allowed.
-    pub(crate) fn snapshot_due(&self, settings: &Settings, times: usize) -> bool {
+    /// How many times as much as is allowed came since the last snapshot, 0 for less than once: that makes opening slow.
+    pub(crate) fn tail_level(&self, settings: &Settings) -> u64 {
+        let times = |tail: u64, most: usize| tail.saturating_sub(1) / (most as u64).max(1);
         let most_bytes = settings.snapshot_tail_bytes.max(self.rope.bytes() / 10);
-        self.tail_entries / times > settings.snapshot_tail_entries || self.tail_bytes / times > most_bytes
+        times(self.tail_entries(), settings.snapshot_tail_entries).max(times(self.tail_bytes as u64, most_bytes))
     }
 
     /// Whether a snapshot of it is of bounded size.
@@ -208,15 +208,19 @@ impl History {
             && self.canon_bytes <= hard_window_bytes(self.window_bytes).max(settings.sent_entry_bytes())
     }
 
-    /// How much came since the last snapshot.
-    pub(crate) fn tail(&self) -> (usize, usize) {
-        (self.tail_entries, self.tail_bytes)
+    /// How many entries came since the last snapshot.
+    pub(crate) fn tail_entries(&self) -> u64 {
+        self.head.version.saturating_sub(self.saved_at)
     }
 
-    /// A snapshot made when the tail was `tail` is stored.
-    pub(crate) fn saved(&mut self, tail: (usize, usize)) {
-        self.tail_entries = self.tail_entries.saturating_sub(tail.0);
-        self.tail_bytes = self.tail_bytes.saturating_sub(tail.1);
+    /// A snapshot at this version is stored, whoever made it.
+    pub(crate) fn saved(&mut self, version: Version) {
+        if version > self.saved_at {
+            self.saved_at = version;
+            // What came after it and is not kept any more is not counted: there is more to come before the next one.
+            let after = self.canon.iter().rev().take_while(|canonical| canonical.at.version > version);
+            self.tail_bytes = after.map(|canonical| weight_bytes(canonical)).sum();
+        }
     }
 
     pub(crate) fn snapshot(&self, mutation: Mutation) -> Snapshot {

@@ -31,6 +31,7 @@ pub fn encode_peer(peer: &Peer) -> String {
         Peer::Typing { user_id, is_typing } => json(&("typing", &**user_id, is_typing)),
         Peer::Ask => json(&("ask",)),
         Peer::Digest { at, digest } => json(&("digest", at.version, &*at.hash, digest.to_string())),
+        Peer::Saved { at } => json(&("saved", at.version, &*at.hash)),
         Peer::Cursors(cursors) => {
             let told = |cursor: &PeerCursor| {
                 (
@@ -70,6 +71,10 @@ pub fn decode_peer(text: &str) -> Result<Peer, Unreadable> {
                 serde_json::from_str(text).map_err(damaged)?;
             let digest = digest.parse().map_err(|error: NoDigest| Unreadable::Damaged(error.to_string()))?;
             Ok(Peer::Digest { at: Point { version, hash: arc(&hash) }, digest })
+        }
+        ("saved", text) => {
+            let (_, version, hash): (Skip, u64, Cow<'_, str>) = serde_json::from_str(text).map_err(damaged)?;
+            Ok(Peer::Saved { at: Point { version, hash: arc(&hash) } })
         }
         ("cursors", text) => {
             let (_, told): (Skip, Vec<NamedCursor<'_>>) = serde_json::from_str(text).map_err(damaged)?;
@@ -291,6 +296,7 @@ mod tests {
                 Peer::Digest { at: Point { version: 256, hash: "0123456789a".into() }, digest: Digest::of("abc") },
                 r#"["digest",256,"0123456789a","1a47e90b016d9863"]"#,
             ),
+            (Peer::Saved { at: Point { version: 7, hash: "0123456789a".into() } }, r#"["saved",7,"0123456789a"]"#),
             (
                 Peer::Cursors(vec![PeerCursor {
                     user_id: "u".into(),

@@ -51,10 +51,12 @@ pub enum Met {
     Forgotten,
     OpeningRaced,
     TurnedAway,
+    Saved,
+    SavedAlready,
 }
 
 /// All of them.
-const ALL: [Met; 42] = [
+const ALL: [Met; 44] = [
     Met::JoinByEntries,
     Met::JoinByContent,
     Met::Rejoin,
@@ -97,6 +99,8 @@ const ALL: [Met; 42] = [
     Met::Forgotten,
     Met::OpeningRaced,
     Met::TurnedAway,
+    Met::Saved,
+    Met::SavedAlready,
 ];
 
 /// How often each was met.

@@ -180,10 +180,13 @@ impl World {
                 if !self.asks_lost_primary {
                     self.replicas.save(&snapshot, self.now_ms);
                 }
-                match self.store.save(&snapshot.at, Snapshot::clone(&snapshot), self.now_ms) {
-                    Saving::Stored | Saving::Stale => vec![Input::Saved(snapshot.at.version)],
-                    Saving::Forked => vec![Input::Forked],
+                let saving = self.store.save(&snapshot.at, Snapshot::clone(&snapshot), self.now_ms);
+                match saving {
+                    Saving::Stored => self.counts.meet(Met::Saved),
+                    Saving::Stale => self.counts.meet(Met::SavedAlready),
+                    Saving::Forked => return self.pods[pod].answer(vec![Input::Forked]),
                 }
+                vec![Input::Saved(snapshot.at.version)]
             }
         };
         self.pods[pod].answer(replies);

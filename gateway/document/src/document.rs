@@ -394,11 +394,13 @@ impl Document {
             Input::Cursor { connection, reply, .. } | Input::Typing { connection, reply, .. } => {
                 self.answer(connection, reply, Err(crate::edits::refusal(Code::NotJoined, "join the document again")));
             }
+            Input::StoreAway(away) => self.on_store_away(away, now_ms),
+            // It may take long until there is another copy.
+            Input::Tick => self.refuse_late_joins(now_ms),
             Input::LookedUp { .. }
             | Input::Learned(_)
             | Input::Hint(_)
             | Input::Committed(_)
-            | Input::StoreAway(_)
             | Input::Peer { .. }
             | Input::Presence { .. }
             | Input::PresenceUnread
@@ -409,8 +411,7 @@ impl Document {
             | Input::Saved(_)
             | Input::Durable { .. }
             | Input::CatchUp { .. }
-            | Input::Forked
-            | Input::Tick => {}
+            | Input::Forked => {}
         }
     }
 }

@@ -4,7 +4,7 @@
 //! session for edits. Numbers are taken in order; a number that the log has already is answered with its version.
 
 use std::{
-    collections::{BTreeMap, BTreeSet, VecDeque},
+    collections::{BTreeMap, VecDeque},
     sync::Arc,
 };
 
@@ -232,6 +232,30 @@ impl Document {
         }
     }
 
+    /// Refuses joins that have waited too long for the same; they come again.
+    pub(crate) fn refuse_late_joins(&mut self, now_ms: u64) {
+        let Some(too_old_ms) = self.too_old_ms(now_ms) else { return };
+        let is_late = |connection: &Connection| match &connection.stage {
+            Stage::Joining(joining) => joining.since_ms <= too_old_ms,
+            Stage::Joined | Stage::Rejoining(_) => false,
+        };
+        let joining = self.joining.iter().filter_map(|id| self.connections.get(id));
+        let late: Vec<_> = joining.filter(|connection| is_late(connection)).map(|connection| connection.id).collect();
+        for id in late {
+            self.end_join(id, unavailable(&format!("{}; join again", self.what_stopped())), now_ms);
+        }
+    }
+
+    /// What has come until then has waited too long for what has stopped; none while that is not long enough ago.
+    fn too_old_ms(&self, now_ms: u64) -> Option<u64> {
+        let too_old_ms = now_ms.checked_sub(self.settings.held_ms)?;
+        self.stopped_since_ms().filter(|since_ms| *since_ms <= too_old_ms).map(|_| too_old_ms)
+    }
+
+    fn what_stopped(&self) -> &'static str {
+        if self.away_since_ms.is_some() { "the store is away" } else { "too many edits wait for the store's replicas" }
+    }
+
     /// Reads a connection no further while too much of it waits, and goes on when half of that is done.
     pub(crate) fn check_pause(&mut self, id: ConnectionId) {
         let (most_edits, most_bytes) = (self.settings.held_edits, self.settings.held_bytes);
@@ -252,39 +276,23 @@ impl Document {
     /// unknown, and for a join that does not come.
     pub(crate) fn refuse_late(&mut self, now_ms: u64) {
         self.refuse_early(now_ms);
-        let Some(stopped_since_ms) = self.stopped_since_ms() else { return };
-        let until = |since_ms: u64| stopped_since_ms.max(since_ms).saturating_add(self.settings.held_ms);
-        let mut late_joins = BTreeSet::new();
+        self.refuse_late_joins(now_ms);
+        let Some(too_old_ms) = self.too_old_ms(now_ms) else { return };
+        let first_late =
+            |connection: &Connection| first_held(connection).filter(|(_, since_ms)| *since_ms <= too_old_ms);
         let mut late_edits = BTreeMap::new();
-        for connection in self.ids_held().filter_map(|id| self.connections.get(id)) {
-            let id = connection.id;
-            match (&connection.stage, first_held(connection)) {
-                (Stage::Joining(joining), _) if until(joining.since_ms) <= now_ms => {
-                    late_joins.insert(id);
-                }
-                (_, Some((index, since_ms))) if until(since_ms) <= now_ms => {
-                    late_edits.insert(id, index);
-                }
-                _ => {}
+        for connection in self.busy.iter().chain(&self.waiting).filter_map(|id| self.connections.get(id)) {
+            if let Some((index, _)) = first_late(connection) {
+                late_edits.insert(connection.id, index);
             }
         }
         for connection in &mut self.draining {
-            if let Some((index, since_ms)) = first_held(connection)
-                && until(since_ms) <= now_ms
-            {
+            if let Some((index, _)) = first_late(connection) {
                 connection.chain.cut(index.unwrap_or(0));
             }
         }
-        let what = if self.away_since_ms.is_some() {
-            "the store is away"
-        } else {
-            "too many edits wait for the store's replicas"
-        };
-        for id in late_joins {
-            self.end_join(id, unavailable(&format!("{what}; join again")), now_ms);
-        }
         for (id, index) in late_edits {
-            let why = unavailable(&format!("{what}; nothing of this edit was stored; join again"));
+            let why = unavailable(&format!("{}; nothing of this edit was stored; join again", self.what_stopped()));
             match index {
                 Some(index) => self.refuse_pending(id, index, why),
                 None => self.refuse_first_waiting(id, why),

@@ -45,7 +45,8 @@ pub struct Reopened {
     pub found: usize,
     /// What is to be put back.
     pub missing: usize,
-    /// What cannot be put back: the histories part further back than the canonical forms reach.
+    /// What cannot be put back, which [`Command::GivenUp`] counts: the histories part further back than the canonical
+    /// forms reach.
     pub given_up: usize,
 }
 
@@ -131,15 +132,17 @@ impl Document {
     pub fn open_again(&mut self, snapshot: Snapshot, tail: Vec<Logged>, now_ms: u64) -> Result<Reopened, OpenError> {
         let history = History::open(&self.settings, snapshot, &tail)?;
         let common = common(&self.history, &history);
-        let (mut healing, given_up) = match &common {
-            Some(common) if history.after(common.version).is_some() => (self.lost_after(common.version), 0),
-            // Further ahead than this copy remembers: its own entries are in there, or gone unnoticed.
-            _ if self.head().version < history.floor() => {
-                (Healing::default(), self.lost_after(self.head().version).list.len())
+        let (mut healing, gone) = match &common {
+            Some(common) if history.after(common.version).is_some() => {
+                (self.lost_after(common.version), Healing::default())
             }
-            _ => (Healing::default(), self.lost_after(self.history.floor()).list.len()),
+            // Further ahead than this copy remembers: its own entries are in there, or gone unnoticed.
+            _ if self.head().version < history.floor() => (Healing::default(), self.lost_after(self.head().version)),
+            _ => (Healing::default(), self.lost_after(self.history.floor())),
         };
+        let given_up = gone.list.len();
         self.restore(history);
+        self.gave_up(gone.list);
         let (mut found, mut acknowledged) = (0, Vec::new());
         let floor = self.history.floor();
         for entry in self.history.after(common.as_ref().map_or(floor, |common| common.version)).into_iter().flatten() {
@@ -269,12 +272,13 @@ impl Document {
     }
 
     /// These are in no log and never will be.
-    fn gave_up(&mut self, gone: Vec<Lost>) {
-        if gone.is_empty() {
+    fn gave_up(&mut self, gone: impl IntoIterator<Item = Lost, IntoIter: ExactSizeIterator>) {
+        let gone = gone.into_iter();
+        if gone.len() == 0 {
             return;
         }
         self.out.push(Command::GivenUp { edits: gone.len() });
-        for (connection, reply) in gone.into_iter().flat_map(|lost| lost.replies) {
+        for (connection, reply) in gone.flat_map(|lost| lost.replies) {
             let why = unavailable("a failover lost this edit, and it cannot be put back; send it anew");
             self.answer(connection, Some(reply), Err(why));
         }

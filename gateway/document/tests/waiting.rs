@@ -4,7 +4,7 @@
 
 mod common;
 
-use common::{Desk, Got, edit, entry, insert, join};
+use common::{Desk, Got, edit, entry, insert, join, start};
 use document::{Answer, Code, Command, ConnectionId, Edit, Event, Input, Join, Leaving, Refusal, Settings};
 use ot::Delta;
 
@@ -162,6 +162,30 @@ fn a_join_ends_when_the_store_is_away_for_long_and_its_edits_with_it() {
     desk.input(Input::StoreAway(true));
     desk.tick(HELD_MS);
     assert_eq!(codes(&desk.take(1)), [Code::StoreUnavailable, Code::NotJoined]);
+}
+
+#[test]
+fn a_copy_that_waits_for_the_store_to_be_opened_anew_refuses_late_joins_and_keeps_what_it_has() {
+    let mut desk = Desk::new();
+    desk.join(1);
+    desk.edit(1, 0, 1, insert(0, "kept "));
+    desk.take(1);
+    desk.input(Input::Forked);
+    assert_eq!(desk.events(1), [Event::Rejoin]);
+    desk.input(Input::StoreAway(true));
+    desk.tick(HELD_MS / 2);
+    desk.hold = true;
+    desk.input(Input::Join(join(2)));
+    desk.tick(HELD_MS - 1);
+    assert_eq!(desk.take(2), []);
+    desk.tick(1);
+    assert_eq!(desk.refusal(2).code, Code::StoreUnavailable);
+    desk.input(Input::Join(join(2)));
+    desk.tick(HELD_MS - 1);
+    desk.input(Input::StoreAway(true));
+    assert_eq!(desk.take(2), [], "it came again, and waits anew");
+    let reopened = desk.document.open_again(start("abc"), Vec::new(), desk.now_ms).expect("it opens");
+    assert_eq!((reopened.missing, reopened.given_up), (1, 0));
 }
 
 #[test]

@@ -21,10 +21,9 @@ use crate::{
 const REMEMBER: Duration = Duration::from_secs(30);
 /// After a failover the log is asked once more: an answer that the old primary gave before it was lost may come late.
 const ASK_AGAIN: Duration = Duration::from_secs(3);
-/// A store that cannot be read for this long: the copy, and what it holds, is given up.
-const GIVE_UP: Duration = Duration::from_secs(60);
-/// Between attempts.
-const RETRY: Duration = Duration::from_millis(200);
+/// Between attempts to read the store, twice as long each time, between these bounds.
+const RETRY_MIN: Duration = Duration::from_millis(100);
+const RETRY_MAX: Duration = Duration::from_secs(2);
 
 impl Task {
     /// Until when the document is kept that nobody has used since then. Only a store with followers loses entries, and
@@ -46,16 +45,17 @@ impl Task {
         });
     }
 
-    /// Reads the document anew for a copy that gave up. Mail is taken meanwhile: who joins waits for the new copy, with
-    /// its role and its numbers, and who leaves is not in it.
+    /// Reads the document anew for a copy that gave up, however long the store is away: this copy may be the only one of
+    /// what it has. Mail is taken meanwhile: who joins waits for the new copy, with its role and its numbers, until that
+    /// takes too long, and who leaves is not in it.
     pub(super) async fn open_again(&mut self, document: &mut Document) -> Result<Subscription, Trouble> {
-        let since = Instant::now();
         let mut pause = Duration::ZERO;
         loop {
             let (parts, id, channel) = (Arc::clone(&self.inner.parts), Arc::clone(&self.id), self.channel.clone());
             let known = self.seen.clone();
             let reading = async move {
-                tokio::time::sleep(pause).await;
+                // Not all documents of all pods at once.
+                tokio::time::sleep(pause.mul_f64(rand::random_range(1.0..1.5))).await;
                 // First the ear, then the eye: what is committed in between is heard.
                 let subscription = parts.bus.subscribe(&channel).await?;
                 // It is open already, and in use: it is not asked whether there is room for it.
@@ -83,11 +83,22 @@ impl Task {
                     debug_assert!(flow.is_ok(), "a copy that was just opened does not give up");
                     return Ok(subscription);
                 }
-                Err(trouble) if trouble.is_passing() && since.elapsed() < GIVE_UP => {
+                Err(trouble) if trouble.is_passing() => {
                     tracing::debug!(document = %self.id, %trouble, "the document cannot be read yet");
-                    pause = RETRY;
+                    pause = (pause * 2).clamp(RETRY_MIN, RETRY_MAX);
+                    for input in [Input::StoreAway(true), Input::Tick] {
+                        let flow = self.feed(document, input);
+                        debug_assert!(flow.is_ok(), "a copy that gave up does not do so again");
+                    }
                 }
-                Err(trouble) => return Err(trouble),
+                Err(trouble) => {
+                    tracing::error!(
+                        document = %self.id,
+                        edits = document.recent().count(),
+                        "what this pod remembers of the document can be put back no more"
+                    );
+                    return Err(trouble);
+                }
             }
         }
     }
@@ -97,7 +108,6 @@ impl Task {
         let common = common.as_ref().map(|point| point.version);
         let metrics = &self.inner.parts.metrics;
         metrics.edits_put_back.inc_by(*missing as u64);
-        metrics.edits_given_up.inc_by(*given_up as u64);
         if *given_up > 0 {
             tracing::error!(document = %self.id, given_up, "the history changed further back than this pod remembers");
         } else {

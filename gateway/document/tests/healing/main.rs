@@ -60,11 +60,15 @@ fn an_acknowledgement_that_waits_comes_when_its_edit_is_put_back() {
 
 /// Somebody on pod 0 has sent an edit without a number, and waits for its acknowledgement.
 fn one_who_waits() -> World {
-    let mut world = World::new(1);
+    one_who_waits_in(World::new(1))
+}
+
+fn one_who_waits_in(world: World) -> World {
+    let mut world = world;
     world.run_all();
     let edit = Edit {
         connection: world.pods[0].connection,
-        version: 0,
+        version: world.pods[0].document.head().version,
         ops: Delta::new().insert("p", None),
         unreadable: None,
         seq: None,
@@ -97,6 +101,20 @@ fn whoever_waits_for_an_edit_that_cannot_be_put_back_is_told() {
     world.input(0, Input::Committed(full));
     assert_eq!(world.answers, [(7, Err(()))]);
     assert_eq!(world.met.get("given up"), Some(&1));
+}
+
+#[test]
+fn whoever_waits_where_histories_part_further_back_than_is_remembered_is_told() {
+    let mut world = World::with(1, Settings { window_entries: 2, ..Settings::default() });
+    for _ in 0..5 {
+        world.edit(0, true);
+        world.run_all();
+    }
+    let mut world = one_who_waits_in(world);
+    world.lose(5);
+    world.input(0, Input::Forked);
+    assert_eq!(world.answers.iter().filter(|(reply, _)| *reply == 7).collect::<Vec<_>>(), [&(7, Err(()))]);
+    assert_eq!(world.met.get("given up"), Some(&3), "what it remembers of the log, and that one");
 }
 
 /// Pod 0 has two edits of its own client and one of pod 1's between them, and is about to put them back.

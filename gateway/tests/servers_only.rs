@@ -1,9 +1,11 @@
 //! What only a server can show: fences, trimming by age, lost connections, passwords, `kill -9`.
 #![allow(clippy::unwrap_used, missing_docs, unreachable_pub)]
 
+#[path = "pressure/proxy.rs"]
+mod proxy;
 mod servers;
 
-use std::{io::Write, sync::Arc};
+use std::{io::Write, sync::Arc, task::Poll, time::Duration};
 
 use bytes::Bytes;
 use collab_gateway::{
@@ -11,6 +13,7 @@ use collab_gateway::{
     store::{Creation, NewEntry, PRESENCE_PAGE_ROWS, RedisSettings, RedisStore, Saved, Store, StoreError},
 };
 use document::{Identity, Point, Verdict};
+use proxy::Proxy;
 use redis::aio::MultiplexedConnection;
 use servers::{Engine, PATIENCE, Server, eventually};
 
@@ -38,6 +41,7 @@ scenarios! {
     old_numbered_rows_make_room_for_new_ones
     old_rows_of_clients_make_room_though_nobody_saves
     damage_is_told_apart_from_absence
+    a_snapshot_that_is_replaced_whenever_it_is_read_is_not_damaged
     ten_thousand_people_are_read_page_by_page
     channels_are_heard_again_after_the_connection_was_killed
     commits_go_on_after_kill_9_and_nothing_is_lost_or_doubled
@@ -238,6 +242,41 @@ async fn damage_is_told_apart_from_absence(server: Server) {
     assert!(matches!(store.open("e").await, Err(StoreError::Damaged(_))));
     set(&mut client, &["HSET", "{doc:f}:meta", "v", "three"]).await;
     assert!(matches!(store.open("f").await, Err(StoreError::Damaged(_))));
+    let head = commit_one(&store, "g", &create(&store, "g").await, 1).await;
+    store.save("g", &head, &Bytes::from(vec![b'x'; 300 << 10])).await.unwrap();
+    set(&mut client, &["DEL", "{doc:g}:snapshot:1:1"]).await;
+    assert!(matches!(store.open("g").await, Err(StoreError::Damaged(_))));
+}
+
+/// Its chunks are asked for one answer later, and answers are late.
+async fn a_snapshot_that_is_replaced_whenever_it_is_read_is_not_damaged(server: Server) {
+    let near = store(&server);
+    let way = Proxy::to(server.address()).await;
+    let far = Store::Redis(RedisStore::new(RedisSettings::at(vec![way.address.clone()]).into()));
+    let mut head = create(&near, "d").await;
+    assert!(far.open("d").await.unwrap().is_some(), "it is connected");
+    way.delay(Duration::from_millis(100));
+    // Where this machine stands still for so long between two saves, one is read as a whole.
+    let refusal = async {
+        loop {
+            match far.open("d").await {
+                Ok(opened) => assert!(opened.is_some()),
+                Err(error) => break error,
+            }
+        }
+    };
+    tokio::pin!(refusal);
+    let refusal = loop {
+        head = commit_one(&near, "d", &head, head.version + 1).await;
+        near.save("d", &head, &Bytes::from(vec![b'x'; 300 << 10])).await.unwrap();
+        if let Poll::Ready(refusal) = futures_util::poll!(&mut refusal) {
+            break refusal;
+        }
+    };
+    assert!(matches!(refusal, StoreError::Unavailable(_)), "{refusal}");
+    way.delay(Duration::ZERO);
+    let opened = far.open("d").await.unwrap().unwrap();
+    assert_eq!((opened.snapshot_at, opened.snapshot.unwrap().len()), (head, 300 << 10));
 }
 
 async fn ten_thousand_people_are_read_page_by_page(server: Server) {

@@ -99,15 +99,20 @@ impl RedisStore {
     }
 
     pub(super) async fn open(&self, document: &str, creation: Option<&Creation>) -> Result<Option<Opened>, StoreError> {
+        let mut torn = None;
         for _ in 0..OPEN_ATTEMPTS {
             let answer = self.open_once(document, creation).await?;
             match answer {
                 Attempt::Absent => return Ok(None),
                 Attempt::Opened(opened) => return Ok(Some(*opened)),
-                Attempt::Replaced => {}
+                // It was not replaced meanwhile: it will be so the next time, too.
+                Attempt::Torn(version) if torn == Some(version) => {
+                    return Err(StoreError::Damaged("chunks of the snapshot do not belong together".into()));
+                }
+                Attempt::Torn(version) => torn = Some(version),
             }
         }
-        Err(StoreError::Damaged("chunks of the snapshot do not belong together".into()))
+        Err(StoreError::Unavailable("the snapshot was replaced each time it was being read".into()))
     }
 
     async fn open_once(&self, document: &str, creation: Option<&Creation>) -> Result<Attempt, StoreError> {
@@ -134,14 +139,14 @@ impl RedisStore {
         let snapshot = match count {
             0 => None,
             _ => match self.join_chunks(&prefix, snapshot_at.version, first, count).await? {
-                None => return Ok(Attempt::Replaced),
+                None => return Ok(Attempt::Torn(snapshot_at.version)),
                 Some(whole) => Some(whole),
             },
         };
         Ok(Attempt::Opened(Box::new(Opened { head, snapshot_at, snapshot, tail })))
     }
 
-    /// The whole of a snapshot whose first chunk is known; `None` if it was replaced meanwhile.
+    /// The whole of a snapshot whose first chunk is known; `None` if others are not there any more.
     async fn join_chunks(
         &self,
         prefix: &str,
@@ -372,7 +377,8 @@ impl RedisStore {
 enum Attempt {
     Absent,
     Opened(Box<Opened>),
-    Replaced,
+    /// Not all chunks of this snapshot are there: it was replaced, or it is damaged.
+    Torn(Version),
 }
 
 /// The fields of a script's answer, taken one after the other.

@@ -38,6 +38,7 @@ on_both! {
     an_old_pod_closes_what_a_newer_one_wrote_to_and_changes_nothing
     a_new_pod_goes_on_where_an_older_one_stopped
     two_versions_of_the_script_work_on_one_log
+    a_new_pod_hears_what_an_older_one_commits
 }
 
 /// Case 16: it does not guess, it does not write, and its other documents go on.
@@ -97,38 +98,82 @@ async fn a_new_pod_goes_on_where_an_older_one_stopped(engine: Engine) -> Option<
     Some(())
 }
 
+/// A pod of the version before, as far as the store sees it.
+struct OlderPod {
+    script: Script,
+    link: Link,
+}
+
+impl OlderPod {
+    fn new(server: &Server) -> OlderPod {
+        let script = Script::new(&[include_str!("rollout/older_commit.lua")]);
+        OlderPod { script, link: Link::new(Servers::new(server.settings())) }
+    }
+
+    /// The verdict on one entry.
+    async fn commit(&self, document: &str, head: &Point, new: &NewEntry) -> String {
+        let keys = ["meta", "log", "clients"].map(|part| format!("{{doc:{document}}}:{part}"));
+        let (channel, version) = (format!("{{doc:{document}}}"), head.version.to_string());
+        let (number, base) = (new.identity.seq.to_string(), new.base.to_string());
+        let numbered = if new.identity.by_gateway { "1" } else { "0" };
+        let name = if new.identity.by_gateway { format!("~{}", new.identity.id) } else { new.identity.id.to_string() };
+        let texts: [&str; 10] = [&channel, &version, &head.hash, "0", "1", &name, &number, numbered, &new.owner, &base];
+        let arguments: Vec<&[u8]> = texts.iter().map(|text| text.as_bytes()).chain([&new.bytes[..]]).collect();
+        let (answer, _) = self.link.script(&self.script, &keys, true, &arguments).await.unwrap();
+        let verdicts: Vec<String> = redis::from_redis_value(answer[2].clone()).unwrap();
+        verdicts.concat()
+    }
+}
+
 /// Case 13: during a rollout pods of two versions call scripts of two texts, and the server forgets both now and then.
 async fn two_versions_of_the_script_work_on_one_log(engine: Engine) -> Option<()> {
     let server = Server::start(engine, &[]).await?;
     let store = Store::Redis(RedisStore::new(server.settings()));
-    let other = Script::new(&[
-        include_str!("../src/store/common.lua"),
-        include_str!("../src/store/commit.lua"),
-        "-- the same rules in another text\n",
-    ]);
-    let link = Link::new(Servers::new(server.settings()));
-    let keys = ["meta", "log", "clients"].map(|part| format!("{{doc:d}}:{part}"));
+    let older = OlderPod::new(&server);
     let mut client = server.client().await;
     let mut head = store.create("d", Creation { root: "0123456789a".into(), snapshot: None }).await.unwrap().head;
     for seq in 1..=60_u64 {
         if seq % 7 == 0 {
             run(&mut client, &["SCRIPT", "FLUSH"]).await;
         }
-        let bytes = format!("entry {seq}");
+        let mut new = entry("c", seq.div_ceil(2), "u", head.version, &format!("entry {seq}"));
         if seq % 2 == 0 {
-            let committed = store.commit("d", &head, 0, &[entry("c", seq, "u", head.version, &bytes)]).await.unwrap();
-            assert_eq!(committed.verdicts, [Verdict::Ok(seq)]);
-        } else {
-            let (version, number) = (head.version.to_string(), seq.to_string());
-            let arguments = ["{doc:d}", &version, &head.hash, "0", "1", "c", &number, "0", "u", &version, &bytes];
-            let arguments: Vec<&[u8]> = arguments.iter().map(|argument| argument.as_bytes()).collect();
-            link.script(&other, &keys, true, &arguments).await.unwrap();
-            // The same call again, with the text of the other version: a repeat.
-            let again = store.commit("d", &head, 0, &[entry("c", seq, "u", head.version, &bytes)]).await.unwrap();
+            new.identity = Identity { id: "s-1".into(), seq: seq / 2, by_gateway: true };
+        }
+        // Each is appended by one version and repeated by the other; both kinds of identities change sides.
+        if seq % 4 < 2 {
+            assert_eq!(older.commit("d", &head, &new).await, format!("o{seq}"));
+            let again = store.commit("d", &head, 0, &[new]).await.unwrap();
             assert_eq!(again.verdicts, [Verdict::Dup(seq)]);
+        } else {
+            let committed = store.commit("d", &head, 0, std::slice::from_ref(&new)).await.unwrap();
+            assert_eq!(committed.verdicts, [Verdict::Ok(seq)]);
+            assert_eq!(older.commit("d", &head, &new).await, format!("d{seq}"));
         }
         head = store.tail("d", &head).await.unwrap().entries.last().unwrap().at.clone();
         assert_eq!(head.version, seq);
+    }
+    Some(())
+}
+
+/// The older script tells of what is too large for a notice in words of its own.
+async fn a_new_pod_hears_what_an_older_one_commits(engine: Engine) -> Option<()> {
+    let server = Server::start(engine, &[]).await?;
+    let mut client = server.client().await;
+    client.set::<_, _, ()>("doc:d:access:ann", "write").await.unwrap();
+    let gateway = Gateway::start(&server.address()).await;
+    let mut ann = Editor::new("ann", "d", &[gateway.address], 1);
+    ann.type_all(tokens("ann", 1)).await;
+    let older = OlderPod::new(&server);
+    for (seq, text) in [(1, "small".to_owned()), (2, "l".repeat(40 << 10))] {
+        let (version, hash): (u64, String) = client.hmget("{doc:d}:meta", &["v", "hash"]).await.unwrap();
+        let bytes = format!(r#"[1,1,["c2",{seq},0],"c2","u2","s-2",{version},[{{"insert":"{text} "}}]]"#);
+        let head = Point { version, hash: hash.into() };
+        assert_eq!(
+            older.commit("d", &head, &entry("c2", seq, "u2", version, &bytes)).await,
+            format!("o{}", version + 1)
+        );
+        ann.until("ann has it", |ann| ann.text().starts_with(&text)).await;
     }
     Some(())
 }

@@ -62,6 +62,50 @@ async fn an_editor_that_is_cut_off_goes_on_at_the_other_gateway_by_edits() {
     agree(&mut [&mut ann, &mut bob], &mut eve, &[a, b]).await;
 }
 
+/// Of ten edits that it had stored three are in the log, unknown to the page: it was gone before their acknowledgements.
+async fn reload(is_gateway_dead: bool, comes_back_to: usize) {
+    let (_server, mut one, two) = stage(&["ann", "bob", "eve"]).await;
+    let at = [one.address, two.address];
+    let (mut ann, mut bob) = (Editor::new("ann", "d", &at[..1], 1), Editor::new("bob", "d", &at[1..], 2));
+    let a = tokens("ann", 30);
+    ann.type_all(a[..20].to_vec()).await;
+    for token in &a[20..23] {
+        ann.insert(token).await;
+    }
+    bob.until("the log has them", |bob| a[..23].iter().all(|token| bob.text().contains(token))).await;
+    ann.cut();
+    for token in &a[23..] {
+        ann.insert(token).await;
+    }
+    let stored = ann.stored();
+    drop(ann);
+    if is_gateway_dead {
+        one.kill();
+    }
+    let b = tokens("bob", 20);
+    bob.type_all(b.clone()).await;
+    let mut ann = Editor::reloaded("ann", "d", &at[comes_back_to..=comes_back_to], 3, &stored);
+    let later = tokens("annlater", 5);
+    ann.type_all(later.clone()).await;
+    assert_eq!((ann.joins_with_content, ann.joins_with_edits), (0, 1), "it goes on from what it has");
+    agree(&mut [&mut ann, &mut bob], &mut Editor::new("eve", "d", &at[1..], 4), &[a, b, later]).await;
+}
+
+#[tokio::test]
+async fn a_page_that_stored_its_edits_sends_them_after_a_reload_to_the_same_gateway() {
+    reload(false, 0).await;
+}
+
+#[tokio::test]
+async fn a_page_that_stored_its_edits_sends_them_after_a_reload_to_another_gateway() {
+    reload(false, 1).await;
+}
+
+#[tokio::test]
+async fn a_page_that_stored_its_edits_sends_them_after_a_reload_when_its_gateway_died() {
+    reload(true, 1).await;
+}
+
 #[tokio::test]
 async fn editing_goes_on_after_redis_was_killed_and_came_back() {
     let (mut server, one, two) = stage(&["ann", "bob", "eve"]).await;

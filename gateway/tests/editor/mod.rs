@@ -173,6 +173,24 @@ impl Editor {
         }
     }
 
+    /// What a page keeps of itself where a reload does not reach.
+    pub fn stored(&self) -> String {
+        let unconfirmed: Vec<_> = self.unconfirmed.iter().map(|(seq, ops)| json!([seq, DeltaJson(ops)])).collect();
+        let text = DeltaJson(&self.confirmed.to_delta());
+        json!([self.client_id, self.session, self.version, self.hash, text, unconfirmed, self.next_seq]).to_string()
+    }
+
+    /// The page after a reload: nothing is left of it but what it had stored.
+    pub fn reloaded(user: &str, document: &str, gateways: &[SocketAddr], seed: u64, stored: &str) -> Self {
+        type Stored = (String, Option<String>, u64, Option<String>, Value, Vec<(u64, Value)>, u64);
+        let (client_id, session, version, hash, text, unconfirmed, next_seq): Stored =
+            serde_json::from_str(stored).unwrap();
+        let confirmed = Rope::from_delta(&delta(&text)).unwrap();
+        let unconfirmed = unconfirmed.iter().map(|(seq, ops)| (*seq, delta(ops))).collect();
+        let fresh = Self::new(user, document, gateways, seed);
+        Self { client_id, session, version, hash, confirmed, unconfirmed, next_seq, ..fresh }
+    }
+
     /// Connects to these gateways from now on.
     pub fn move_to(&mut self, gateways: &[SocketAddr]) {
         self.gateways = gateways.to_vec();

@@ -147,6 +147,31 @@ async fn a_new_primary_that_answers_slowly_holds_up_nobody_for_ever() {
     stage.agree(&mut [&mut ann, &mut bob], &[before, lost, after].concat()).await;
 }
 
+/// Nobody else has what the lost primary had acknowledged: it is kept as long as the new one cannot be read.
+#[tokio::test]
+async fn what_a_failover_lost_is_put_back_although_the_new_primary_goes_away_too() {
+    let mut stage = Stage::new(&["ann", "eve"], 1).await;
+    let mut ann = Editor::new("ann", "d", &stage.addresses(), 1);
+    let before = tokens("annx", 20);
+    ann.type_all(before.clone()).await;
+    stage.cut_off_the_follower().await;
+    let lost = tokens("anny", 30);
+    ann.type_all(lost.clone()).await;
+    // What shows that entries are lost gets through, and what is read for that does not.
+    stage.way.delay(4 * SLOW);
+    assert_eq!(stage.fail_over().await, 30);
+    ann.until("the copy is given up", |ann| !ann.is_joined()).await;
+    stage.follower.kill();
+    // As any join while the store is away.
+    ann.until("its join is refused", |ann| !ann.heard.is_empty()).await;
+    assert_eq!(ann.heard[0].1["code"], "STORE_UNAVAILABLE");
+    assert_eq!(stage.put_back(), 0);
+    stage.way.delay(Duration::ZERO);
+    stage.follower.start_again().await;
+    stage.agree(&mut [&mut ann], &[before, lost]).await;
+    assert_eq!(stage.put_back(), 30);
+}
+
 #[tokio::test]
 async fn a_document_that_nobody_has_open_any_more_is_put_back() {
     let mut stage = Stage::new(&["ann", "eve"], 1).await;

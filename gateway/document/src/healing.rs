@@ -130,6 +130,9 @@ impl Document {
     /// # Errors
     /// What the store holds cannot be read; then nothing has changed, and this may be tried again.
     pub fn open_again(&mut self, snapshot: Snapshot, tail: Vec<Logged>, now_ms: u64) -> Result<Reopened, OpenError> {
+        // What the log has after this copy's head, or ever had, is all in view.
+        let shows_all = snapshot.at.version == 0
+            || std::iter::once(&snapshot.at).chain(tail.iter().map(|logged| &logged.at)).any(|at| at == self.head());
         let history = History::open(&self.settings, snapshot, &tail)?;
         let common = common(&self.history, &history);
         let (mut healing, gone) = match &common {
@@ -140,10 +143,13 @@ impl Document {
             _ if self.head().version < history.floor() => (Healing::default(), self.lost_after(self.head().version)),
             _ => (Healing::default(), self.lost_after(self.history.floor())),
         };
-        let given_up = gone.list.len();
+        let (mut acknowledged, mut gone) = sift(gone, &history, &tail);
+        if !shows_all {
+            self.answer_nobody_in_flight(&mut gone);
+        }
+        let (mut found, given_up) = (acknowledged.len(), gone.len());
         self.restore(history);
-        self.gave_up(gone.list);
-        let (mut found, mut acknowledged) = (0, Vec::new());
+        self.gave_up(gone);
         let floor = self.history.floor();
         for entry in self.history.after(common.as_ref().map_or(floor, |common| common.version)).into_iter().flatten() {
             if let Some(lost) = healing.learn(entry) {
@@ -268,6 +274,15 @@ impl Document {
     pub(crate) fn heal_learned(&mut self, entry: &Canonical) {
         if let Some(lost) = self.healing.as_mut().and_then(|healing| healing.learn(entry)) {
             self.acknowledge_lost(lost, entry.at.version);
+        }
+    }
+
+    /// What was sent may be in the log where it is not in view, and what is in the log is never answered with an error.
+    fn answer_nobody_in_flight(&self, gone: &mut [Lost]) {
+        let sent: Vec<_> =
+            self.flight.iter().flat_map(|flight| &flight.origins).map(|origin| &origin.identity).collect();
+        for lost in gone.iter_mut().filter(|lost| sent.contains(&&lost.identity)) {
+            lost.replies.clear();
         }
     }
 
@@ -449,6 +464,23 @@ impl Document {
             self.check_pause(id);
         }
     }
+}
+
+/// Of what cannot be carried over a history, what is in its log all the same, with its version there; and the rest.
+fn sift(gone: Healing, history: &History, tail: &[Logged]) -> (Vec<(Lost, Version)>, Vec<Lost>) {
+    let version_of = |lost: &Lost| {
+        let is_it = |entry: &Entry| entry.identity == lost.identity && entry.user_id == lost.user_id;
+        let in_tail = || tail.iter().find(|logged| is_it(&logged.entry)).map(|logged| logged.at.version);
+        history.version_of(&lost.identity, &lost.user_id).or_else(in_tail)
+    };
+    let (mut logged, mut rest) = (Vec::new(), Vec::new());
+    for lost in gone.list {
+        match version_of(&lost) {
+            Some(version) => logged.push((lost, version)),
+            None => rest.push(lost),
+        }
+    }
+    (logged, rest)
 }
 
 /// The newest point that both have.

@@ -113,8 +113,41 @@ fn whoever_waits_where_histories_part_further_back_than_is_remembered_is_told() 
     let mut world = one_who_waits_in(world);
     world.lose(5);
     world.input(0, Input::Forked);
-    assert_eq!(world.answers.iter().filter(|(reply, _)| *reply == 7).collect::<Vec<_>>(), [&(7, Err(()))]);
+    assert_eq!(world.answers_to(7), [Err(())]);
     assert_eq!(world.met.get("given up"), Some(&3), "what it remembers of the log, and that one");
+}
+
+/// Somebody waits on pod 0 for an edit whose call is not answered, while others write more than this pod can carry it over.
+/// `is_logged`: the call was carried out; `is_stored`: a snapshot has all of it, and the log does not begin before that.
+fn one_who_waits_far_behind(is_logged: bool, is_stored: bool) -> World {
+    let mut world = one_who_waits_in(World::with(1, Settings { window_entries: 2, ..Settings::default() }));
+    let batch = world.take_commit(0);
+    if is_logged {
+        world.commit(&batch);
+    }
+    for _ in 0..5 {
+        world.edit(1, true);
+        world.run_all();
+    }
+    world.stored = if is_stored { world.log.len() } else { 0 };
+    world.input(0, Input::Forked);
+    world
+}
+
+#[test]
+fn an_edit_that_is_in_the_log_further_back_than_is_remembered_is_acknowledged() {
+    let world = one_who_waits_far_behind(true, false);
+    assert_eq!((world.answers_to(7), world.met.get("given up")), (vec![Ok(1)], None));
+    let world = one_who_waits_far_behind(false, false);
+    assert_eq!((world.answers_to(7), world.met.get("given up")), (vec![Err(())], Some(&1)));
+}
+
+#[test]
+fn an_edit_whose_fate_nothing_shows_is_given_up_without_an_answer() {
+    for is_logged in [true, false] {
+        let world = one_who_waits_far_behind(is_logged, true);
+        assert_eq!((world.answers_to(7), world.met.get("given up")), (vec![], Some(&1)));
+    }
 }
 
 /// Pod 0 has two edits of its own client and one of pod 1's between them, and is about to put them back.

@@ -40,6 +40,8 @@ pub(crate) struct World {
     pub(crate) random: u64,
     pub(crate) settings: Settings,
     pub(crate) log: Vec<Logged>,
+    /// Entries that the snapshot has, which pods find that open the document.
+    pub(crate) stored: usize,
     pub(crate) pods: Vec<Pod>,
     pub(crate) next: u64,
     pub(crate) answers: Vec<(u64, Result<Version, ()>)>,
@@ -62,6 +64,7 @@ impl World {
             random: seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1,
             settings,
             log: Vec::new(),
+            stored: 0,
             pods: Vec::new(),
             next: 100,
             answers: Vec::new(),
@@ -144,6 +147,11 @@ impl World {
             assert_eq!(pod.document.head(), whole.head());
             assert_eq!(pod.document.content(), whole.content());
         }
+    }
+
+    /// What this call of a client was answered.
+    pub(crate) fn answers_to(&self, reply: u64) -> Vec<Result<Version, ()>> {
+        self.answers.iter().filter(|(answered, _)| *answered == reply).map(|(_, answer)| *answer).collect()
     }
 
     /// The document as the log has it.
@@ -429,7 +437,10 @@ impl World {
         let to = &mut self.pods[pod];
         to.jobs.clear();
         to.replies.retain(|reply| matches!(reply, Input::Join(_)));
-        let reopened = to.document.open_again(start(), self.log.clone(), 1_000).expect("it opens");
+        let (folded, tail) = self.log.split_at(self.stored);
+        let whole = Document::open(self.settings.clone(), "all".into(), start(), folded.to_vec(), 0).expect("it opens");
+        let snapshot = Snapshot { at: whole.head().clone(), content: whole.content(), window: Vec::new() };
+        let reopened = to.document.open_again(snapshot, tail.to_vec(), 1_000).expect("it opens");
         for (what, count) in [("put back", reopened.missing), ("found", reopened.found)] {
             if count > 0 {
                 *self.met.entry(what).or_default() += 1;

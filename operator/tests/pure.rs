@@ -157,6 +157,27 @@ fn a_missing_secret_is_told_by_the_field_that_names_it() {
     assert_eq!(text, "spec.auth.jwt.secretRefs[0]: Secret paper-jwt does not exist: create it, or name another one");
 }
 
+#[test]
+fn a_gateway_has_as_many_threads_as_cpus() {
+    let threads = |resources: &Value, env: &Value| {
+        let text = resource(&json!({"spec": {"gateway": {"resources": resources, "env": env}}})).to_string();
+        let clusters = plan::read(&text, &images()).unwrap();
+        let objects: Vec<Value> = serde_yaml::Deserializer::from_str(&plan::plan(&clusters[0]).unwrap())
+            .map(|object| serde::Deserialize::deserialize(object).unwrap())
+            .collect();
+        let deployment = objects.iter().find(|object| object["kind"] == "Deployment").unwrap();
+        let env = &deployment["spec"]["template"]["spec"]["containers"][0]["env"];
+        let found = env.as_array().unwrap().iter().filter(|variable| variable["name"] == "TOKIO_WORKER_THREADS");
+        found.map(|variable| variable["value"].as_str().unwrap().to_owned()).collect::<Vec<_>>()
+    };
+    let nothing = json!([]);
+    assert_eq!(threads(&json!({"requests": {"cpu": "1"}}), &nothing), ["1"]);
+    assert_eq!(threads(&json!({"requests": {"cpu": "250m"}, "limits": {"cpu": "2500m"}}), &nothing), ["3"]);
+    assert_eq!(threads(&json!({"requests": {"memory": "1Gi"}}), &nothing), [""; 0], "whatever the node has");
+    let said = json!([{"name": "TOKIO_WORKER_THREADS", "value": "6"}]);
+    assert_eq!(threads(&json!({"requests": {"cpu": "1"}}), &said), ["6"]);
+}
+
 fn golden(name: &str) {
     let clusters = plan::read(&file(&format!("operator/tests/golden/{name}.yaml")), &images()).unwrap();
     let planned = plan::plan(&clusters[0]).unwrap();

@@ -7,6 +7,7 @@ use crate::{
     build::{container_security, metadata, pod_security, pod_template, pull_secrets},
     kinds::{Kind, Object},
     names::{ADMIN_PORT, Component, GATEWAY_PORT, REDIS_PORT, REDIS_USER, SERVING_LABEL},
+    quantity,
     validate::{Cluster, Problem, key_sources},
 };
 use collab_api::{gateway::Gateway, policy::PauseScope};
@@ -17,6 +18,8 @@ const MOUNTS: &str = "/etc/collab";
 const KEY_FILE: &str = "key";
 /// The variable that tells a gateway its namespace.
 const NAMESPACE: &str = "POD_NAMESPACE";
+/// The variable that tells a gateway on how many threads it serves.
+const THREADS: &str = "TOKIO_WORKER_THREADS";
 /// Seconds between two probes of readiness: how late a pod joins or leaves the Service.
 const READINESS_PERIOD_SECONDS: u32 = 3;
 
@@ -121,11 +124,21 @@ fn container(cluster: &Cluster) -> Value {
     })
 }
 
-/// The namespace, for traces, unless the cluster says another; and what else the cluster says.
+/// The namespace, for traces, and the threads, unless the cluster says others; and what else the cluster says.
 fn environment(gateway: &Gateway) -> Vec<Value> {
     let namespace = json!({"name": NAMESPACE, "valueFrom": {"fieldRef": {"fieldPath": "metadata.namespace"}}});
-    let own = (!gateway.env.iter().any(|variable| variable.name == NAMESPACE)).then_some(namespace);
-    own.into_iter().chain(gateway.env.iter().map(|variable| json!(variable))).collect()
+    let threads = threads(gateway).map(|threads| json!({"name": THREADS, "value": threads.to_string()}));
+    let is_said = |own: &Value| gateway.env.iter().any(|variable| own["name"] == *variable.name);
+    let own = [Some(namespace), threads].into_iter().flatten().filter(|own| !is_said(own));
+    own.chain(gateway.env.iter().map(|variable| json!(variable))).collect()
+}
+
+/// As many as it has CPUs: on a large node it would take one for each of the node's, and they would spend their time
+/// waking each other.
+fn threads(gateway: &Gateway) -> Option<u128> {
+    let resources = &gateway.resources;
+    let cpu = resources.limits.get("cpu").or_else(|| resources.requests.get("cpu"))?;
+    quantity::thousandths(&cpu.text()).map(|cpu| cpu.div_ceil(1_000).max(1))
 }
 
 fn gateway_image(cluster: &Cluster) -> &str {

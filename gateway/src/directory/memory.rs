@@ -1,8 +1,8 @@
 //! What the pod remembers of answers, and that it asks once for many who want to know.
 //!
 //! In: keys, how to ask for them, and words that something changed. Out: answers. An answer is kept under the moment its
-//! question was put: one that was under way when a change was heard is neither stored nor given to anybody, but asked
-//! for again.
+//! question was put: one that was under way when a change was heard is not stored, and asked for again; but whoever must
+//! know gets it, for it is newer than what they had heard of, and they hear of later changes themselves.
 
 use std::{
     collections::{HashMap, VecDeque},
@@ -53,7 +53,8 @@ type Flying<V> = BoxFuture<'static, Result<Asked<V>, StoreError>>;
 pub(super) enum Wish {
     /// On an answer of the last minute.
     Recent,
-    /// On what the source says now, or on nothing: what is remembered is no answer.
+    /// On what the source says after this is asked, or on nothing: what is remembered is no answer. Changes that come
+    /// later are the caller's.
     Now,
 }
 
@@ -160,7 +161,8 @@ impl<V: Clone + PartialEq + Send + Sync + 'static> Memory<V> {
         loop {
             let (number, landing) = self.fly(question, wish, ask);
             match landing.await {
-                Ok(asked) if self.counts(question, number) => {
+                // Who must know would have no answer at all where changes come faster than answers.
+                Ok(asked) if wish == Wish::Now || self.counts(question, number) => {
                     if wish == Wish::Recent && asked.age > FRESH {
                         self.ask_behind(question, ask, asked.answer.clone(), differs);
                     }

@@ -123,6 +123,31 @@ async fn what_was_asked_before_a_change_is_neither_given_nor_kept() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn whoever_must_know_has_an_answer_although_changes_come_faster_than_answers() {
+    let (memory, source) = (memory(DAY), Source::new(Duration::from_secs(1)));
+    get(&memory, &source, Wish::Now).await.unwrap();
+    let changes = async {
+        loop {
+            memory.forget(&question().key);
+            sleep(Duration::from_millis(300)).await;
+        }
+    };
+    let answers = async {
+        source.says.send_replace(Some(None));
+        memory.forget(&question().key);
+        let since = Instant::now();
+        assert_eq!(get(&memory, &source, Wish::Now).await.unwrap(), None, "it is gone");
+        assert_eq!(since.elapsed().as_secs(), 1);
+        // Who could do with one of the last minute has more time, and is told so in the end.
+        assert!(get(&memory, &source, Wish::Recent).await.is_err());
+    };
+    tokio::select! {
+        () = changes => {}
+        () = answers => {}
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn whoever_must_know_gets_no_stale_answer_and_asks_a_source_in_trouble_once() {
     let (memory, source) = (memory(DAY), Source::new(Duration::ZERO));
     assert_eq!(get(&memory, &source, Wish::Now).await.unwrap(), Some(1));

@@ -1,7 +1,8 @@
 //! What a client says to each kind of server.
 //!
-//! In: a server's texts, the wish to edit. Out: frames to send, and what happened. An edit is one insert of a stamp and
-//! the deletion of as many characters, so that documents keep their size; whoever receives it reads the stamp.
+//! In: a server's texts, the wish to edit. Out: frames to send, and what happened. An edit puts a stamp in the place of as
+//! many characters, each editor where no other does: what two delete at once would be missing once and inserted twice. So
+//! documents keep their size; whoever receives an edit reads the stamp.
 
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -58,6 +59,17 @@ pub struct Identity {
     pub token: String,
     /// Which document.
     pub document_id: String,
+    /// Which of the places in it is this editor's.
+    pub place: usize,
+}
+
+impl Identity {
+    /// The edit that is due now, as JSON.
+    fn ops(&self) -> String {
+        // Never 0, which no `retain` may be.
+        let at = 1 + self.place * STAMP_CHARS;
+        format!(r#"[{{"retain":{at}}},{{"insert":"{}"}},{{"delete":{STAMP_CHARS}}}]"#, stamp())
+    }
 }
 
 /// Now, as edits carry it.
@@ -157,13 +169,10 @@ impl Driver for SocketIo {
             return false;
         }
         self.seq += 1;
-        let Self { identity: Identity { document_id, .. }, version, seq, .. } = self;
-        let (stamp, chars) = (stamp(), STAMP_CHARS);
+        let (document_id, ops, Self { version, seq, .. }) = (&self.identity.document_id, self.identity.ops(), &*self);
         frames::text(
             out,
-            &format!(
-                r#"42["edit",{{"documentId":"{document_id}","version":{version},"ops":[{{"insert":"{stamp}"}},{{"delete":{chars}}}],"seq":{seq}}}]"#
-            ),
+            &format!(r#"42["edit",{{"documentId":"{document_id}","version":{version},"ops":{ops},"seq":{seq}}}]"#),
         );
         true
     }
@@ -232,12 +241,11 @@ impl Driver for ShareDb {
             return false;
         }
         self.seq += 1;
-        let Self { identity: Identity { document_id, .. }, version, seq, .. } = self;
-        let (stamp, chars) = (stamp(), STAMP_CHARS);
+        let (document_id, ops, Self { version, seq, .. }) = (&self.identity.document_id, self.identity.ops(), &*self);
         frames::text(
             out,
             &format!(
-                r#"{{"a":"op","c":"documents","d":"{document_id}","v":{version},"seq":{seq},"x":{{}},"op":[{{"insert":"{stamp}"}},{{"delete":{chars}}}]}}"#
+                r#"{{"a":"op","c":"documents","d":"{document_id}","v":{version},"seq":{seq},"x":{{}},"op":{ops}}}"#
             ),
         );
         true
@@ -295,12 +303,11 @@ impl Driver for Centrifugo {
 
     fn edit(&mut self, out: &mut Vec<u8>) -> bool {
         self.id += 1;
-        let Self { identity: Identity { document_id, client_id, .. }, id } = self;
-        let (stamp, chars) = (stamp(), STAMP_CHARS);
+        let (Identity { document_id, client_id, .. }, ops, id) = (&self.identity, self.identity.ops(), self.id);
         frames::text(
             out,
             &format!(
-                r#"{{"id":{id},"publish":{{"channel":"{document_id}","data":{{"documentId":"{document_id}","clientId":"{client_id}","ops":[{{"insert":"{stamp}"}},{{"delete":{chars}}}]}}}}}}"#
+                r#"{{"id":{id},"publish":{{"channel":"{document_id}","data":{{"documentId":"{document_id}","clientId":"{client_id}","ops":{ops}}}}}}}"#
             ),
         );
         true
@@ -336,7 +343,7 @@ mod tests {
 
     #[test]
     fn an_edit_is_read_with_its_version_and_its_time() {
-        let identity = Identity { client_id: "c".into(), token: "t".into(), document_id: "d".into() };
+        let identity = Identity { client_id: "c".into(), token: "t".into(), document_id: "d".into(), place: 0 };
         let mut client = SocketIo::new(identity);
         let stamp = stamp();
         let us = stamp_in(&stamp).unwrap();
@@ -348,7 +355,7 @@ mod tests {
 
     #[test]
     fn a_visitor_that_moved_hears_of_its_new_document_only() {
-        let identity = Identity { client_id: "c".into(), token: "t".into(), document_id: "d1".into() };
+        let identity = Identity { client_id: "c".into(), token: "t".into(), document_id: "d1".into(), place: 1 };
         let (mut client, out) = (SocketIo::visiting(identity, "d2".into()), &mut Vec::new());
         let joined =
             |id: &str, version: u64| format!(r#"42["document-joined",{{"documentId":"{id}","version":{version}}}]"#);

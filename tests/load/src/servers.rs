@@ -15,13 +15,14 @@ use anyhow::{Context, Result, ensure};
 use serde::Serialize;
 
 use crate::{
-    drivers::{Centrifugo, Driver, Identity, ShareDb, SocketIo},
+    drivers::{Centrifugo, Driver, Identity, STAMP_CHARS, ShareDb, SocketIo},
     process::{Process, free_address},
+    scenarios::PER_DOCUMENT,
 };
 
 const SECRET: &str = "a secret of the benchmarks, 32 bytes";
-/// What every document begins with: more than an edit deletes.
-const TEXT: &str = "The quick brown fox jumps over the lazy dog. The quick brown fox jumps over the lazy dog.";
+/// What every document begins with is this, so often that each editor has a place of its own.
+const SENTENCE: &str = "The quick brown fox jumps over the lazy dog. ";
 /// Keys that are set in one write.
 const KEYS_AT_ONCE: usize = 1000;
 
@@ -114,7 +115,7 @@ impl Servers {
                 }
             };
             command.env("PORT", address.port().to_string()).env("REDIS_PORT", &redis_port).env("SECRET", SECRET);
-            command.env("DOCUMENTS", documents.to_string()).env("TEXT", TEXT);
+            command.env("DOCUMENTS", documents.to_string()).env("TEXT", text());
             // As pods of one CPU have it; Node has no more than one anyway.
             command.env("TOKIO_WORKER_THREADS", "1").env("GOMAXPROCS", "1");
             running.push(Process::start(command, &folder.path().join(format!("{n}.log")), address)?);
@@ -138,6 +139,7 @@ impl Servers {
                     client_id: format!("client-{n}"),
                     token: token(n)?,
                     document_id: format!("d{}", n / per_document),
+                    place: n % per_document,
                 };
                 let driver: Box<dyn Driver> = match self.kind {
                     Kind::Gateway | Kind::SocketIo => Box::new(SocketIo::new(identity)),
@@ -166,6 +168,7 @@ impl Servers {
                 client_id: format!("visit-{visits}"),
                 token: token(n)?,
                 document_id: format!("d{}", n / per_document),
+                place: n % per_document,
             };
             let driver = SocketIo::visiting(identity, format!("d{}", other(n / per_document, documents)));
             Ok((addresses[visits % addresses.len()], Box::new(driver) as Box<dyn Driver>))
@@ -223,7 +226,7 @@ fn redis(programs: &Programs, folder: &tempfile::TempDir) -> Result<(Process, So
 async fn fill(address: SocketAddr, users: usize, documents: usize) -> Result<()> {
     let client = redis::Client::open(format!("redis://{address}"))?;
     let mut connection = client.get_multiplexed_async_connection().await?;
-    let per_document = users.div_ceil(documents);
+    let (per_document, text) = (users.div_ceil(documents), text());
     for start in (0..users.max(documents)).step_by(KEYS_AT_ONCE) {
         let mut pipeline = redis::Pipeline::new();
         for n in start..start + KEYS_AT_ONCE {
@@ -235,13 +238,17 @@ async fn fill(address: SocketAddr, users: usize, documents: usize) -> Result<()>
                 }
             }
             if n < documents {
-                pipeline.cmd("SET").arg(format!("doc:d{n}:content")).arg(TEXT).ignore();
-                pipeline.cmd("SET").arg(format!("content:d{n}")).arg(TEXT).ignore();
+                pipeline.cmd("SET").arg(format!("doc:d{n}:content")).arg(&text).ignore();
+                pipeline.cmd("SET").arg(format!("content:d{n}")).arg(&text).ignore();
             }
         }
         pipeline.query_async::<()>(&mut connection).await?;
     }
     Ok(())
+}
+
+fn text() -> String {
+    SENTENCE.repeat((1 + PER_DOCUMENT * STAMP_CHARS).div_ceil(SENTENCE.len()))
 }
 
 /// The other document that the users of one may write.

@@ -167,15 +167,20 @@ fn a_gateway_has_as_many_threads_as_cpus() {
             .collect();
         let deployment = objects.iter().find(|object| object["kind"] == "Deployment").unwrap();
         let env = &deployment["spec"]["template"]["spec"]["containers"][0]["env"];
-        let found = env.as_array().unwrap().iter().filter(|variable| variable["name"] == "TOKIO_WORKER_THREADS");
-        found.map(|variable| variable["value"].as_str().unwrap().to_owned()).collect::<Vec<_>>()
+        let value = |name: &str| {
+            let named: Vec<&Value> =
+                env.as_array().unwrap().iter().filter(|variable| variable["name"] == name).collect();
+            assert!(named.len() < 2, "{named:?}");
+            named.first().map(|variable| variable["value"].as_str().unwrap().to_owned())
+        };
+        ["TOKIO_WORKER_THREADS", "MALLOC_ARENA_MAX"].map(|name| value(name).unwrap_or_default())
     };
     let nothing = json!([]);
-    assert_eq!(threads(&json!({"requests": {"cpu": "1"}}), &nothing), ["1"]);
-    assert_eq!(threads(&json!({"requests": {"cpu": "250m"}, "limits": {"cpu": "2500m"}}), &nothing), ["3"]);
-    assert_eq!(threads(&json!({"requests": {"memory": "1Gi"}}), &nothing), [""; 0], "whatever the node has");
+    assert_eq!(threads(&json!({"requests": {"cpu": "1"}}), &nothing), ["1", "1"]);
+    assert_eq!(threads(&json!({"requests": {"cpu": "250m"}, "limits": {"cpu": "2500m"}}), &nothing), ["3", "3"]);
+    assert_eq!(threads(&json!({"requests": {"memory": "1Gi"}}), &nothing), ["", ""], "whatever the node has");
     let said = json!([{"name": "TOKIO_WORKER_THREADS", "value": "6"}]);
-    assert_eq!(threads(&json!({"requests": {"cpu": "1"}}), &said), ["6"]);
+    assert_eq!(threads(&json!({"requests": {"cpu": "1"}}), &said), ["6", "1"]);
 }
 
 fn golden(name: &str) {

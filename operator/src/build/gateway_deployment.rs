@@ -18,8 +18,9 @@ const MOUNTS: &str = "/etc/collab";
 const KEY_FILE: &str = "key";
 /// The variable that tells a gateway its namespace.
 const NAMESPACE: &str = "POD_NAMESPACE";
-/// The variable that tells a gateway on how many threads it serves.
-const THREADS: &str = "TOKIO_WORKER_THREADS";
+/// The variables that tell a gateway on how many threads it serves, and the C library's allocator how many heaps to keep:
+/// one for each of them. By itself it makes more for threads that come now and then, and what is free in them stays there.
+const THREADS: [&str; 2] = ["TOKIO_WORKER_THREADS", "MALLOC_ARENA_MAX"];
 /// Seconds between two probes of readiness: how late a pod joins or leaves the Service.
 const READINESS_PERIOD_SECONDS: u32 = 3;
 
@@ -124,12 +125,15 @@ fn container(cluster: &Cluster) -> Value {
     })
 }
 
-/// The namespace, for traces, and the threads, unless the cluster says others; and what else the cluster says.
+/// The namespace, for traces, threads and heaps, unless the cluster says others; and what else the cluster says.
 fn environment(gateway: &Gateway) -> Vec<Value> {
     let namespace = json!({"name": NAMESPACE, "valueFrom": {"fieldRef": {"fieldPath": "metadata.namespace"}}});
-    let threads = threads(gateway).map(|threads| json!({"name": THREADS, "value": threads.to_string()}));
+    let threads = threads(gateway).into_iter().flat_map(|threads| {
+        let value = threads.to_string();
+        THREADS.map(|name| json!({"name": name, "value": value}))
+    });
     let is_said = |own: &Value| gateway.env.iter().any(|variable| own["name"] == *variable.name);
-    let own = [Some(namespace), threads].into_iter().flatten().filter(|own| !is_said(own));
+    let own = std::iter::once(namespace).chain(threads).filter(|own| !is_said(own));
     own.chain(gateway.env.iter().map(|variable| json!(variable))).collect()
 }
 

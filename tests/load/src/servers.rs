@@ -116,8 +116,8 @@ impl Servers {
             };
             command.env("PORT", address.port().to_string()).env("REDIS_PORT", &redis_port).env("SECRET", SECRET);
             command.env("DOCUMENTS", documents.to_string()).env("TEXT", text());
-            // As pods of one CPU have it; Node has no more than one anyway.
-            command.env("TOKIO_WORKER_THREADS", "1").env("GOMAXPROCS", "1");
+            // As the operator tells pods of one CPU; Node has no more than one thread anyway.
+            command.env("TOKIO_WORKER_THREADS", "1").env("MALLOC_ARENA_MAX", "1").env("GOMAXPROCS", "1");
             running.push(Process::start(command, &folder.path().join(format!("{n}.log")), address)?);
             addresses.push(address);
         }

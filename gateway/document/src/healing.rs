@@ -69,6 +69,8 @@ pub(crate) struct Lost {
     sent: bool,
     /// The store said that it is in the log as this version.
     logged_as: Option<Version>,
+    /// The same of a version that is not in view yet: the store may have lost it since, so nothing follows from that alone.
+    expected_as: Option<Version>,
 }
 
 impl Healing {
@@ -85,6 +87,13 @@ impl Healing {
             carry(self.list.iter_mut().skip(place), met);
         }
         Some(lost)
+    }
+
+    /// The log is known up to this version: what was said to be in it by then, and was not met there, is not.
+    pub(crate) fn expect_after(&mut self, version: Version) {
+        for lost in &mut self.list {
+            lost.expected_as = lost.expected_as.filter(|at| *at > version);
+        }
     }
 
     /// Whether a connection waits until one of them is in the log.
@@ -183,6 +192,7 @@ impl Document {
         let rope = self.history.rope();
         let most = self.settings.sent_entry_bytes();
         let Some(healing) = &mut self.healing else { return };
+        healing.expect_after(head);
         let is_fit = |ops: &Delta| ops.weight_bytes() <= most && rope.growth(ops).is_ok();
         let mut logged = Vec::new();
         // What the store calls logged without showing it lies before the point that both histories have.
@@ -219,7 +229,8 @@ impl Document {
         for (base, lost) in (head.version..).zip(healing.list.iter_mut().take(self.settings.batch_entries)) {
             bytes += lost.ops.weight_bytes() + ENTRY_FRAME_BYTES;
             let is_full = !entries.is_empty() && bytes > self.settings.batch_bytes;
-            if is_full || lost.sent || lost.logged_as.is_some() || rope.apply(&lost.ops).is_err() {
+            let is_said = lost.logged_as.or(lost.expected_as).is_some();
+            if is_full || lost.sent || is_said || rope.apply(&lost.ops).is_err() {
                 break;
             }
             lost.sent = true;
@@ -252,13 +263,15 @@ impl Document {
         if let Verdict::Ok(version) | Verdict::Dup(version) = verdict {
             self.heard = self.heard.max(version);
         }
+        let head = self.head().version;
         let Some(healing) = &mut self.healing else { return };
         // The log has brought it already, as it mostly does.
         let Some(place) = healing.list.iter().position(|lost| lost.identity == origin.identity) else { return };
         let Some(lost) = healing.list.get_mut(place) else { return };
         lost.sent = false;
         match verdict {
-            Verdict::Ok(version) | Verdict::Dup(version) => lost.logged_as = Some(version),
+            Verdict::Ok(version) | Verdict::Dup(version) if version <= head => lost.logged_as = Some(version),
+            Verdict::Ok(version) | Verdict::Dup(version) => lost.expected_as = Some(version),
             Verdict::Behind => {}
             // Only the whole log shows that it is not there.
             Verdict::Gap(0) if lost.identity.is_forgotten() && !is_whole => {}
@@ -320,6 +333,7 @@ impl Document {
                 replies: Vec::new(),
                 sent: false,
                 logged_as: None,
+                expected_as: None,
             });
         }
         for lost in self.healing.iter().flat_map(|healing| &healing.list) {
@@ -331,6 +345,7 @@ impl Document {
                 replies: lost.replies.clone(),
                 sent: false,
                 logged_as: None,
+                expected_as: None,
             });
         }
         // All of these apply at the head; each is carried over those that stand before it now.
@@ -374,6 +389,7 @@ impl Document {
                     replies: reply.map(|reply| (connection.id, reply)).into_iter().collect(),
                     sent: false,
                     logged_as: None,
+                    expected_as: None,
                 };
                 (own.arrival, lost)
             })

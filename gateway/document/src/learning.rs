@@ -6,7 +6,7 @@
 use std::sync::Arc;
 
 use crate::{
-    Canonical, Code, Command, ConnectionId, Document, Event, Logged, Mutation, Refusal,
+    Canonical, Code, Command, ConnectionId, Document, Event, Logged, Mutation, Refusal, Version,
     catching_up::committed,
     connection::Stage,
     cursors::move_position,
@@ -168,6 +168,9 @@ impl Document {
     fn on_end_of_log(&mut self) {
         let head = self.head().version;
         self.heard = head;
+        if let Some(healing) = &mut self.healing {
+            healing.expect_after(Version::MAX);
+        }
         if self.stalled_at == Some(head) {
             // The store refuses what is based on its own newest version: this copy is not of that history.
             return self.reopen();

@@ -142,6 +142,8 @@ impl Here {
         match self.directory.look_again(user_id).await {
             Ok(Known::ByClaims) => {}
             Ok(Known::As(user)) => {
+                // A later look may have been answered sooner: what is remembered is never older than what it replaced.
+                let user = self.directory.remembered(user_id).unwrap_or(user);
                 if is_named || before.as_ref() != Some(&user) {
                     self.documents.user_changed(&user);
                 }

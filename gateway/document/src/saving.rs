@@ -11,8 +11,8 @@ use std::sync::Arc;
 
 use crate::{Command, Document, Peer, Point, Version};
 
-/// A pod whose turn it is not stores a snapshot when the tail is so many times as long as is allowed.
-const OTHERS_SAVE_AT: u64 = 4;
+/// A pod whose turn it is not stores a snapshot when so many turns have passed without one.
+const OTHERS_SAVE_AFTER: u32 = 4;
 /// A snapshot that was not reported as stored after this long, in milliseconds, counts as failed.
 const SAVE_AGAIN_MS: u64 = 30_000;
 
@@ -34,6 +34,8 @@ pub(crate) struct Turn {
     at: Version,
     /// This pod committed that one.
     is_here: bool,
+    /// Turns since the last snapshot. One large entry is many levels, and one turn.
+    count: u32,
 }
 
 impl Document {
@@ -43,6 +45,7 @@ impl Document {
         if level > self.turn.level {
             self.turn.at = self.head().version;
             self.turn.is_here = false;
+            self.turn.count = self.turn.count.saturating_add(1);
         }
         self.turn.level = level;
     }
@@ -72,8 +75,8 @@ impl Document {
         let is_due = if last_left {
             self.save_when_left && self.history.tail_entries() > 0
         } else {
-            let level = self.history.tail_level(&self.settings);
-            level >= if self.turn.is_here { 1 } else { OTHERS_SAVE_AT }
+            let is_turn = self.turn.is_here || self.turn.count >= OTHERS_SAVE_AFTER;
+            is_turn && self.history.tail_level(&self.settings) > 0
         };
         if is_due {
             let snapshot = self.history.snapshot(self.settings.mutation);
@@ -93,7 +96,7 @@ impl Document {
 
     /// Another pod has stored one.
     pub(crate) fn on_saved_elsewhere(&mut self, at: &Point) {
-        // One of another history says nothing of this one's; one that is ahead cannot be of much use here.
+        // One of another history says nothing of this one's; of one that is ahead nothing shows that it is of this one.
         let is_known = self.history.hash(at.version).is_none_or(|hash| *hash == at.hash);
         if is_known && at.version <= self.heard.max(self.head().version) {
             self.snapshot_at(at.version);
@@ -102,7 +105,8 @@ impl Document {
 
     fn snapshot_at(&mut self, version: Version) {
         self.history.saved(version);
-        self.turn = Turn { level: self.history.tail_level(&self.settings), ..Turn::default() };
+        // Where more than is allowed has come meanwhile, whoever commits the next entry has the turn.
+        self.turn = Turn::default();
     }
 
     /// Its answer is not waited for any more.

@@ -100,6 +100,13 @@ fn many_bytes_are_as_good_a_reason_as_many_entries() {
 }
 
 #[test]
+fn an_entry_that_is_many_times_what_is_allowed_is_stored_by_one_pod() {
+    let mut room = Room::new(&Settings { snapshot_tail_bytes: 100, ..Settings::default() });
+    room.edit(2, &"x".repeat(100_000));
+    assert_eq!(room.saves, [(2, 1)]);
+}
+
+#[test]
 fn when_the_pod_whose_turn_it_was_fails_it_is_the_turn_of_another() {
     let mut room = Room::new(&every_ten_entries());
     room.is_failing[2] = true;
@@ -120,6 +127,21 @@ fn when_the_pod_whose_turn_it_was_fails_it_is_the_turn_of_another() {
     assert_eq!(room.saves, [(3, 21)]);
     room.edit(1, "x");
     assert_eq!(room.saves, [(3, 21), (1, 32)], "all count from the newest one");
+}
+
+#[test]
+fn whoever_commits_next_stores_what_came_while_a_snapshot_was_being_stored() {
+    let mut room = Room::new(&every_ten_entries());
+    room.is_failing[0] = true;
+    for _ in 0..25 {
+        room.edit(0, "x");
+    }
+    assert_eq!(room.saves, []);
+    // That of version 11 is stored only now.
+    room.desks[0].input(Input::Saved(11));
+    room.settle();
+    room.edit(1, "x");
+    assert_eq!(room.saves, [(1, 26)]);
 }
 
 #[test]

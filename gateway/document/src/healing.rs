@@ -57,7 +57,7 @@ pub(crate) struct Healing {
 }
 
 /// One edit that the log does not have.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(crate) struct Lost {
     identity: Identity,
     client_id: Arc<str>,
@@ -65,12 +65,21 @@ pub(crate) struct Lost {
     /// As it applies at the head, after those before it in the list.
     ops: Delta,
     replies: Vec<(ConnectionId, ReplyId)>,
+    state: State,
+}
+
+/// How far one edit is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum State {
+    /// It is to be sent.
+    Waiting,
     /// It is part of the commit call in flight.
-    sent: bool,
-    /// The store said that it is in the log as this version.
-    logged_as: Option<Version>,
-    /// The same of a version that is not in view yet: the store may have lost it since, so nothing follows from that alone.
-    expected_as: Option<Version>,
+    Sent,
+    /// The store said that it is in the log as this version, which is not in view yet: it may have lost it since, so nothing
+    /// follows from that alone.
+    Expected(Version),
+    /// The same of a version that lies below what is in view.
+    Logged(Version),
 }
 
 impl Healing {
@@ -92,7 +101,9 @@ impl Healing {
     /// The log is known up to this version: what was said to be in it by then, and was not met there, is not.
     pub(crate) fn expect_after(&mut self, version: Version) {
         for lost in &mut self.list {
-            lost.expected_as = lost.expected_as.filter(|at| *at > version);
+            if matches!(lost.state, State::Expected(at) if at <= version) {
+                lost.state = State::Waiting;
+            }
         }
     }
 
@@ -114,7 +125,9 @@ impl Healing {
         let Some(first) = self.list.get(place).map(|lost| lost.identity.clone()) else { return };
         for lost in self.list.iter_mut().skip(place).filter(|lost| lost.identity.is_counted_with(&first)) {
             lost.identity = lost.identity.counted_from(&first);
-            lost.sent = false;
+            if lost.state == State::Sent {
+                lost.state = State::Waiting;
+            }
         }
     }
 
@@ -196,11 +209,11 @@ impl Document {
         let is_fit = |ops: &Delta| ops.weight_bytes() <= most && rope.growth(ops).is_ok();
         let mut logged = Vec::new();
         // What the store calls logged without showing it lies before the point that both histories have.
-        while let Some(version) = healing.list.front().and_then(|lost| lost.logged_as.filter(|at| *at <= head)) {
+        while let Some(&Lost { state: State::Logged(version), .. }) = healing.list.front() {
             logged.extend(healing.remove(0).map(|lost| (lost, version)));
         }
         let mut gone = Vec::new();
-        while healing.list.front().is_some_and(|lost| !lost.sent && !is_fit(&lost.ops)) {
+        while healing.list.front().is_some_and(|lost| lost.state != State::Sent && !is_fit(&lost.ops)) {
             gone.extend(healing.give_up(0));
         }
         if healing.list.is_empty() {
@@ -229,11 +242,10 @@ impl Document {
         for (base, lost) in (head.version..).zip(healing.list.iter_mut().take(self.settings.batch_entries)) {
             bytes += lost.ops.weight_bytes() + ENTRY_FRAME_BYTES;
             let is_full = !entries.is_empty() && bytes > self.settings.batch_bytes;
-            let is_said = lost.logged_as.or(lost.expected_as).is_some();
-            if is_full || lost.sent || is_said || rope.apply(&lost.ops).is_err() {
+            if is_full || lost.state != State::Waiting || rope.apply(&lost.ops).is_err() {
                 break;
             }
-            lost.sent = true;
+            lost.state = State::Sent;
             origins.push(Origin {
                 connection: None,
                 session: session.clone(),
@@ -268,10 +280,10 @@ impl Document {
         // The log has brought it already, as it mostly does.
         let Some(place) = healing.list.iter().position(|lost| lost.identity == origin.identity) else { return };
         let Some(lost) = healing.list.get_mut(place) else { return };
-        lost.sent = false;
+        lost.state = State::Waiting;
         match verdict {
-            Verdict::Ok(version) | Verdict::Dup(version) if version <= head => lost.logged_as = Some(version),
-            Verdict::Ok(version) | Verdict::Dup(version) => lost.expected_as = Some(version),
+            Verdict::Ok(version) | Verdict::Dup(version) if version <= head => lost.state = State::Logged(version),
+            Verdict::Ok(version) | Verdict::Dup(version) => lost.state = State::Expected(version),
             Verdict::Behind => {}
             // Only the whole log shows that it is not there.
             Verdict::Gap(0) if lost.identity.is_forgotten() && !is_whole => {}
@@ -300,13 +312,12 @@ impl Document {
     }
 
     /// These are in no log and never will be.
-    fn gave_up(&mut self, gone: impl IntoIterator<Item = Lost, IntoIter: ExactSizeIterator>) {
-        let gone = gone.into_iter();
-        if gone.len() == 0 {
+    fn gave_up(&mut self, gone: Vec<Lost>) {
+        if gone.is_empty() {
             return;
         }
         self.out.push(Command::GivenUp { edits: gone.len() });
-        for (connection, reply) in gone.flat_map(|lost| lost.replies) {
+        for (connection, reply) in gone.into_iter().flat_map(|lost| lost.replies) {
             let why = unavailable("a failover lost this edit, and it cannot be put back; send it anew");
             self.answer(connection, Some(reply), Err(why));
         }
@@ -331,22 +342,11 @@ impl Document {
                 user_id: entry.user_id.clone(),
                 ops: Delta::clone(&entry.ops),
                 replies: Vec::new(),
-                sent: false,
-                logged_as: None,
-                expected_as: None,
+                state: State::Waiting,
             });
         }
         for lost in self.healing.iter().flat_map(|healing| &healing.list) {
-            list.push_back(Lost {
-                identity: lost.identity.clone(),
-                client_id: lost.client_id.clone(),
-                user_id: lost.user_id.clone(),
-                ops: lost.ops.clone(),
-                replies: lost.replies.clone(),
-                sent: false,
-                logged_as: None,
-                expected_as: None,
-            });
+            list.push_back(Lost { state: State::Waiting, ..lost.clone() });
         }
         // All of these apply at the head; each is carried over those that stand before it now.
         let mut before: Vec<Delta> = Vec::new();
@@ -387,9 +387,7 @@ impl Document {
                     user_id: connection.user.id.clone(),
                     ops: own.ops.clone(),
                     replies: reply.map(|reply| (connection.id, reply)).into_iter().collect(),
-                    sent: false,
-                    logged_as: None,
-                    expected_as: None,
+                    state: State::Waiting,
                 };
                 (own.arrival, lost)
             })

@@ -87,6 +87,17 @@ impl Stage {
     }
 }
 
+/// One editor whose gateway alone has its last `lost` edits when the primary dies; what it typed before those, and those.
+async fn one_who_loses(lost: usize) -> (Stage, Editor, [Vec<String>; 2]) {
+    let stage = Stage::new(&["ann", "eve"], 1).await;
+    let mut ann = Editor::new("ann", "d", &stage.addresses(), 1);
+    let typed = [tokens("annx", 20), tokens("anny", lost)];
+    ann.type_all(typed[0].clone()).await;
+    stage.cut_off_the_follower().await;
+    ann.type_all(typed[1].clone()).await;
+    (stage, ann, typed)
+}
+
 fn tokens(user: &str, count: usize) -> Vec<String> {
     (0..count).map(|n| format!("{user}{n:04}")).collect()
 }
@@ -150,13 +161,7 @@ async fn a_new_primary_that_answers_slowly_holds_up_nobody_for_ever() {
 /// Nobody else has what the lost primary had acknowledged: it is kept as long as the new one cannot be read.
 #[tokio::test]
 async fn what_a_failover_lost_is_put_back_although_the_new_primary_goes_away_too() {
-    let mut stage = Stage::new(&["ann", "eve"], 1).await;
-    let mut ann = Editor::new("ann", "d", &stage.addresses(), 1);
-    let before = tokens("annx", 20);
-    ann.type_all(before.clone()).await;
-    stage.cut_off_the_follower().await;
-    let lost = tokens("anny", 30);
-    ann.type_all(lost.clone()).await;
+    let (mut stage, mut ann, typed) = one_who_loses(30).await;
     // What shows that entries are lost gets through, and what is read for that does not.
     stage.way.delay(4 * SLOW);
     assert_eq!(stage.fail_over().await, 30);
@@ -168,34 +173,22 @@ async fn what_a_failover_lost_is_put_back_although_the_new_primary_goes_away_too
     assert_eq!(stage.put_back(), 0);
     stage.way.delay(Duration::ZERO);
     stage.follower.start_again().await;
-    stage.agree(&mut [&mut ann], &[before, lost]).await;
+    stage.agree(&mut [&mut ann], &typed).await;
     assert_eq!(stage.put_back(), 30);
 }
 
 #[tokio::test]
 async fn a_document_that_nobody_has_open_any_more_is_put_back() {
-    let mut stage = Stage::new(&["ann", "eve"], 1).await;
-    let mut ann = Editor::new("ann", "d", &stage.addresses(), 1);
-    let before = tokens("annx", 20);
-    ann.type_all(before.clone()).await;
-    stage.cut_off_the_follower().await;
-    let lost = tokens("anny", 30);
-    ann.type_all(lost.clone()).await;
+    let (mut stage, ann, typed) = one_who_loses(30).await;
     drop(ann);
     assert_eq!(stage.fail_over().await, 30);
     eventually("the gateway puts it back by itself", async || stage.put_back() == 30).await;
-    stage.agree(&mut [], &[before, lost]).await;
+    stage.agree(&mut [], &typed).await;
 }
 
 #[tokio::test]
 async fn two_hundred_lost_edits_are_put_back_in_a_few_calls() {
-    let mut stage = Stage::new(&["ann", "eve"], 1).await;
-    let mut ann = Editor::new("ann", "d", &stage.addresses(), 1);
-    let before = tokens("annx", 20);
-    ann.type_all(before.clone()).await;
-    stage.cut_off_the_follower().await;
-    let lost = tokens("anny", 200);
-    ann.type_all(lost.clone()).await;
+    let (mut stage, mut ann, typed) = one_who_loses(200).await;
     assert_eq!(stage.fail_over().await, 200);
     let mut follower = stage.follower.client().await;
     eventually("all is there again", async || version(&mut follower).await == 220).await;
@@ -203,7 +196,7 @@ async fn two_hundred_lost_edits_are_put_back_in_a_few_calls() {
     let calls = scripts(&mut follower).await;
     eprintln!("{calls} calls of scripts until 200 edits were put back");
     assert!(calls < 20, "{calls} calls of scripts");
-    stage.agree(&mut [&mut ann], &[before, lost]).await;
+    stage.agree(&mut [&mut ann], &typed).await;
 }
 
 async fn version(client: &mut MultiplexedConnection) -> u64 {
